@@ -1,0 +1,77 @@
+"""The records that cross floors: padded sequences, masked batches, ICT batches, neighbours.
+
+Axes: B questions, K passages, M masks, T tokens, N sequences, E excluded passages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+MISSING = -1  # the id of "no passage here"; its score is -inf
+
+
+class Record:
+    """Moves every tensor of a dataclass at once."""
+
+    def to(self, device, non_blocking: bool = False):
+        """The same record with its tensors on `device`."""
+        moved = {
+            field.name: value.to(device, non_blocking=non_blocking)
+            for field in fields(self)
+            if hasattr(value := getattr(self, field.name), "to")
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Sequences(Record):
+    """Padded token sequences with special tokens; row n is `ids[n, :lengths[n]]`, its second segment starts at `second[n]`."""
+
+    ids: Int[Tensor, "N T"]
+    lengths: Int[Tensor, " N"]
+    second: Int[Tensor, " N"]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+@dataclass(frozen=True)
+class MaskedBatch(Record):
+    """Masked sentences `[CLS] x [SEP]`, what was masked, and which passages may not be retrieved for them."""
+
+    queries: Sequences
+    original_ids: Int[Tensor, "B T"]  # the queries before masking: to find leaks, and to show
+    positions: Int[Tensor, "B M"]  # of the masks in the query; 0 where `valid` is false
+    targets: Int[Tensor, "B M"]
+    valid: Bool[Tensor, "B M"]
+    spans: Int[Tensor, "B M"]  # which masked span of its sentence a mask belongs to
+    source: Int[Tensor, " B"]  # the passage that the sentence comes from
+    exclude: Int[Tensor, "B E"]  # the source and its near duplicates, padded with MISSING
+    step_masks: int  # masks in the whole optimiser step on this rank, for the loss's denominator
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+
+@dataclass(frozen=True)
+class IctBatch(Record):
+    """Inverse cloze task: row b's query is a sentence of row b's passage (ORQA, section 5)."""
+
+    queries: Sequences
+    passages: Sequences
+    kept: Bool[Tensor, " B"]  # the sentence was left in its passage
+    source: Int[Tensor, " B"]
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+
+@dataclass(frozen=True)
+class Neighbours(Record):
+    """Search results, best first: higher is better, -inf and MISSING where there is none."""
+
+    scores: Float[Tensor, "B K"]
+    ids: Int[Tensor, "B K"]
