@@ -1,0 +1,41 @@
+"""The in-batch softmax of the inverse cloze task (ORQA, equation 4), with negatives gathered over ranks."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def in_batch_softmax(
+    queries: Float[Tensor, "B D"],
+    passages: Float[Tensor, "N D"],
+    positives: Int[Tensor, " B"],
+    ignore: Bool[Tensor, "B N"] | None = None,
+    scale: float = 1.0,
+) -> tuple[Float[Tensor, " B"], Bool[Tensor, " B"]]:
+    """-log p(positive | query) in nats and whether the positive scored highest, per query.
+
+    `ignore` marks passages that are no true negative of a query (its own passage drawn twice, a near duplicate).
+    """
+    scores = queries.float() @ passages.float().T * scale
+    rows = torch.arange(len(queries), device=scores.device)
+    if ignore is not None:
+        ignore = ignore.clone()
+        ignore[rows, positives] = False
+        scores = scores.masked_fill(ignore, -torch.inf)
+    loss = torch.nn.functional.cross_entropy(scores, positives, reduction="none")
+    return loss, scores.argmax(dim=1) == positives
+
+
+def gather_with_gradient(values: Tensor) -> tuple[Tensor, int]:
+    """The rows of all ranks in rank order, and where this rank's begin; the gradient flows back to every rank.
+
+    The backward pass of an all-gather sums the ranks' gradients. With the mean over ranks that DDP takes, the gradient
+    equals that of one big batch when each rank's loss is the mean over its own queries. Every rank must hold as many rows.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return values, 0
+    return torch.cat(dist_nn.all_gather(values)), dist.get_rank() * len(values)
