@@ -70,6 +70,18 @@ class IctBatch(Record):
 
 
 @dataclass(frozen=True)
+class Candidates(Record):
+    """The passages that a batch reads: slot 0 of every question is the null passage; each distinct passage stands once."""
+
+    ids: Int[Tensor, "B K"]  # passage ids; MISSING in the null slot and where there is no passage
+    present: Bool[Tensor, "B K"]  # true in the null slot, false where there is no passage
+    rows: Int[Tensor, "B K"]  # row of `passages` and `bodies`; row 0 is the null passage
+    passages: Sequences  # passage tower's inputs
+    bodies: Int[Tensor, "U L"]  # for the joint input, without special tokens
+    body_lengths: Int[Tensor, " U"]
+
+
+@dataclass(frozen=True)
 class Neighbours(Record):
     """Search results, best first: higher is better, -inf and MISSING where there is none."""
 

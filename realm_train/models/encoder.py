@@ -1,0 +1,115 @@
+"""Any Hugging Face encoder, whole or its first layers, from a hub name, a local folder, or a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+
+import torch
+import transformers
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from realm_train.batch import Sequences
+from realm_train.errors import BadInput
+
+
+def load_encoder(
+    name: str | None = None,
+    *,
+    config: Mapping | None = None,
+    layers: int | None = None,
+    dropout: float | None = None,
+    gradient_checkpointing: bool = False,
+) -> nn.Module:
+    """An encoder with the weights of `name`, or with random ones from `config` (which names its `model_type`).
+
+    `layers` keeps the first layers only; `dropout` replaces the model's own. Raises BadInput if it cannot be had.
+    """
+    encoder, _ = load(transformers.AutoModel, name, config=config, layers=layers, dropout=dropout)
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None  # the tower projects [CLS] itself; a layer without gradient would stop DDP
+    if gradient_checkpointing:
+        encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return encoder
+
+
+def load(
+    auto_class: type,
+    name: str | None,
+    *,
+    config: Mapping | None,
+    layers: int | None,
+    dropout: float | None,
+) -> tuple[nn.Module, set[str]]:
+    """A model of `auto_class` and the names of its weights that the checkpoint did not hold."""
+    settings = {} if layers is None else {"num_hidden_layers": layers}
+    if dropout is not None:
+        settings |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    if (name is None) == (config is None):
+        raise BadInput(f"encoder: got name={name!r} and config={config!r}, expected exactly one of them")
+    if name is None:
+        model_type = dict(config).pop("model_type", "bert")
+        values = {key: value for key, value in config.items() if key != "model_type"}
+        model = auto_class.from_config(transformers.AutoConfig.for_model(model_type, **(values | settings)))
+        return model, set(model.state_dict())
+    with _quiet():
+        try:
+            found = transformers.AutoConfig.from_pretrained(name)
+            if layers is not None and layers > found.num_hidden_layers:
+                raise BadInput(f"encoder {name}: got layers={layers}, but it has {found.num_hidden_layers}")
+            model, info = auto_class.from_pretrained(name, output_loading_info=True, dtype=torch.float32, **settings)
+        except OSError as error:
+            raise BadInput(
+                f"encoder {name}: no such local folder and the hub could not give it ({str(error).splitlines()[0]});"
+                " check the name, or give the path of a folder with config.json and weights"
+            ) from error
+    return model, set(info["missing_keys"])
+
+
+@contextmanager
+def _quiet():
+    """Hides the loading report: weights left out or missing are expected here, and handled by the caller."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        transformers.logging.enable_progress_bar()
+
+
+def hidden_states(encoder: nn.Module, sequences: Sequences) -> Float[Tensor, "N T H"]:
+    """The encoder's last hidden states; segment 0 up to `second`, segment 1 after it where the encoder has segments."""
+    columns = torch.arange(sequences.ids.shape[1], device=sequences.ids.device)
+    inputs = {"input_ids": sequences.ids, "attention_mask": (columns < sequences.lengths[:, None]).long()}
+    if getattr(encoder.config, "type_vocab_size", 0) >= 2:
+        inputs["token_type_ids"] = (columns >= sequences.second[:, None]).long() * inputs["attention_mask"]
+    return encoder(**inputs).last_hidden_state
+
+
+def take(sequences: Sequences, rows: Tensor) -> Sequences:
+    """Some rows, without the columns that none of them fills."""
+    lengths = sequences.lengths[rows]
+    width = int(lengths.max()) if len(rows) else 0
+    return Sequences(ids=sequences.ids[rows, :width], lengths=lengths, second=sequences.second[rows])
+
+
+def length_buckets(lengths: Tensor, *, max_tokens: int = 16384, waste: float = 0.1) -> list[Tensor]:
+    """Rows grouped longest first, so that padding is at most `waste` of a group and a group has at most `max_tokens`.
+
+    Groups smaller than 8 rows are not closed for their padding: a tiny kernel costs more than it saves.
+    """
+    order = torch.argsort(lengths, descending=True, stable=True)
+    widths = lengths[order].tolist()
+    groups, start, tokens = [], 0, 0
+    for row, length in enumerate(widths):
+        padded = widths[start] * (row - start + 1)
+        wasteful = row - start >= 8 and padded - tokens - length > waste * padded
+        if row > start and (padded > max_tokens or wasteful):
+            groups.append(order[start:row])
+            start, tokens = row, 0
+        tokens += length
+    groups.append(order[start:])
+    return [group for group in groups if len(group)]

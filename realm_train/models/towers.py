@@ -1,0 +1,55 @@
+"""The retriever: f(x,z) = scale * Embed_query(x) . Embed_passage(z) (REALM, section 3.1)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from realm_train.batch import Sequences
+from realm_train.models.encoder import hidden_states, length_buckets, take
+
+
+class Tower(nn.Module):
+    """Token sequences -> vectors: the encoder's [CLS], projected to `dim`, through LayerNorm."""
+
+    def __init__(self, encoder: nn.Module, dim: int = 128) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projection = nn.Linear(encoder.config.hidden_size, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.dim = dim
+
+    def forward(self, sequences: Sequences) -> Float[Tensor, "N D"]:
+        """fp32 vectors, in the order of the sequences; sequences of like length are encoded together."""
+        if not len(sequences):
+            return self.projection.weight.new_zeros(0, self.dim)
+        groups = length_buckets(sequences.lengths)
+        vectors = [hidden_states(self.encoder, take(sequences, group))[:, 0] for group in groups]
+        # the norm in fp32 also under autocast: trainer and refresher must agree on a passage's vector
+        with torch.autocast(vectors[0].device.type, enabled=False):
+            normed = self.norm(self.projection(torch.cat(vectors).float()))
+        return normed[torch.argsort(torch.cat(groups))]
+
+    @property
+    def dropout(self) -> float:
+        """The encoder's hidden dropout: 0 means that training and evaluation vectors are the same."""
+        return float(getattr(self.encoder.config, "hidden_dropout_prob", 0.0))
+
+
+class Towers(nn.Module):
+    """Query tower and passage tower: one module when `shared`, two that share no storage when not."""
+
+    def __init__(self, encoder: nn.Module, *, dim: int = 128, shared: bool = True, scale: float = 1.0) -> None:
+        super().__init__()
+        self.passage = Tower(encoder, dim)
+        self.query = self.passage if shared else copy.deepcopy(self.passage)
+        self.shared, self.scale, self.dim = shared, scale, dim
+
+    def scores(
+        self, queries: Float[Tensor, "B D"], passages: Float[Tensor, "B K D"]
+    ) -> Float[Tensor, "B K"]:
+        """f(x,z) of each question with its own K passages, in fp32."""
+        return torch.einsum("bd,bkd->bk", queries.float(), passages.float()) * self.scale
