@@ -64,6 +64,7 @@ class IctBatch(Record):
     passages: Sequences
     kept: Bool[Tensor, " B"]  # the sentence was left in its passage
     source: Int[Tensor, " B"]
+    exclude: Int[Tensor, "B E"]  # passages that are no negative for the query: the source and its near duplicates
 
     def __len__(self) -> int:
         return len(self.queries)

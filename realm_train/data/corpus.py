@@ -6,6 +6,7 @@
       tokens.npy                    word pieces of every passage, title then body, without special tokens
       token_offsets.npy    [N+1]    passage i is tokens[token_offsets[i]:token_offsets[i+1]]
       title_lengths.npy    [N]      its first title_lengths[i] pieces are the title
+      word_starts.npy      [V]      whether a word piece begins a word
       documents.npy        [N]      64-bit hash of the document's id: splits are by document
       sentences.npy        [S, 4]   character start, end in the text; token start, end in the body
       sentence_offsets.npy [N+1]
@@ -54,6 +55,14 @@ class Corpus:
 
     def __len__(self) -> int:
         return self.count
+
+    def __reduce__(self):
+        return Corpus, (self.folder,)  # a worker process opens the maps itself: nothing is copied
+
+    @cached_property
+    def word_starts(self) -> np.ndarray:
+        """Whether a word piece begins a word: [V] bool."""
+        return np.array(self._array("word_starts"))
 
     def _array(self, name: str, rows: int | None = None) -> np.ndarray:
         path = self.folder / f"{name}.npy"

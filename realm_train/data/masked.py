@@ -1,0 +1,157 @@
+"""Masked sentences for pretraining: which sentence, what is masked in it, what may not be retrieved for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from realm_train.batch import MISSING, MaskedBatch, Sequences
+from realm_train.data.corpus import Corpus
+from realm_train.data.masking import Masked, Masking, window
+from realm_train.data.sampling import Shuffle, check_batch, documents_held_out, example_rng, share
+from realm_train.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Example:
+    """One masked sentence and the passage that it comes from."""
+
+    masked: Masked
+    passage: int
+
+
+class MaskedSentences:
+    """Endless masked sentences of a corpus; position -> example is a pure function of the seed.
+
+    An example is a passage of the shuffled order, one of its maskable sentences at random, and a mask in it. A passage
+    without a maskable sentence gives way to another one, drawn at random. `heldout=True` serves the documents that
+    training never takes sentences from (their passages can still be retrieved).
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        masking: Masking,
+        *,
+        query_length: int = 64,
+        min_length: int = 8,
+        heldout_percent: float = 2.0,
+        heldout: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.corpus, self.masking, self.seed = corpus, masking, seed
+        self.max_pieces, self.min_length = query_length - 2, min_length
+        usable = documents_held_out(corpus.documents, heldout_percent) == heldout
+        usable &= (corpus.span_counts() if masking.needs_spans else corpus.sentence_counts()) > 0
+        passages = np.flatnonzero(usable)
+        if not len(passages):
+            raise BadInput(
+                f"{corpus.folder}: no {'held-out ' if heldout else ''}passage with something to mask;"
+                " use a larger corpus, another heldout_percent, or masking=token"
+            )
+        self.order = Shuffle(passages, seed)
+
+    def __getitem__(self, position: int) -> Example:
+        rng = example_rng(self.seed, position)
+        passage = self.order[position]
+        for _ in range(1000):
+            masked = self._mask_a_sentence(passage, rng)
+            if masked is not None:
+                return Example(masked, passage)
+            passage = int(self.order.items[rng.integers(len(self.order.items))])
+        raise BadInput(
+            f"{self.corpus.folder}: no sentence of {self.min_length} pieces or more can be masked in 1000 passages;"
+            " lower min_length or raise max_masks"
+        )
+
+    def _mask_a_sentence(self, passage: int, rng: np.random.Generator) -> Masked | None:
+        body = self.corpus.body(passage)
+        sentences = self.corpus.sentences(passage)
+        spans = self.corpus.spans(passage) if self.masking.needs_spans else np.zeros((0, 6), np.int32)
+        for sentence in rng.permutation(len(sentences)):
+            start, end = sentences[sentence, 2:4].tolist()
+            if end - start < self.min_length:
+                continue
+            inside = spans[spans[:, 0] == sentence, 3:5].astype(np.int64) - start
+            tokens, inside = self._cut(body[start:end].astype(np.int64), inside, rng)
+            masked = self.masking(tokens, self.corpus.word_starts[tokens], inside, rng, self.corpus.mask_id)
+            if masked is not None:
+                return masked
+        return None
+
+    def _cut(
+        self, tokens: np.ndarray, spans: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A window of a sentence that is too long, around one of its spans if it has any, and the spans inside it."""
+        if len(tokens) <= self.max_pieces:
+            return tokens, spans
+        around = spans[rng.integers(len(spans))] if len(spans) else np.array([0, 1])
+        start, end = window(len(tokens), (int(around[0]), int(around[1])), self.max_pieces)
+        inside = (spans[:, 0] >= start) & (spans[:, 1] <= end)
+        return tokens[start:end], spans[inside] - start
+
+    def batch(self, positions: Sequence[int], *, step_masks: int | None = None) -> MaskedBatch:
+        """The examples of `positions` as one padded batch."""
+        return self.collate([self[position] for position in positions], step_masks=step_masks)
+
+    def collate(self, examples: Sequence[Example], *, step_masks: int | None = None) -> MaskedBatch:
+        """One padded batch; `step_masks` is the count of masks in the whole step if the batch is only a part of it."""
+        masked = [example.masked for example in examples]
+        queries = with_specials([m.tokens for m in masked], self.corpus)
+        originals = with_specials([m.original for m in masked], self.corpus)
+        exclude = [np.append(self.corpus.near_duplicates(e.passage), e.passage) for e in examples]
+        valid = padded([np.ones(len(m.positions), bool) for m in masked], fill=0).bool()
+        return MaskedBatch(
+            queries=queries,
+            original_ids=originals.ids,
+            positions=padded([m.positions + 1 for m in masked], fill=0),
+            targets=padded([m.targets for m in masked], fill=0),
+            valid=valid,
+            spans=padded([m.spans for m in masked], fill=0),
+            source=torch.tensor([example.passage for example in examples]),
+            exclude=padded(exclude, fill=MISSING),
+            step_masks=int(valid.sum()) if step_masks is None else step_masks,
+        )
+
+    def steps(self, *, batch_size: int, micro_batch_size: int, rank: int = 0, world: int = 1) -> MaskedSteps:
+        """Step s -> its micro-batches on this rank."""
+        check_batch(batch_size=batch_size, micro_batch_size=micro_batch_size, world=world)
+        return MaskedSteps(self, batch_size, micro_batch_size, rank, world)
+
+
+@dataclass(frozen=True)
+class MaskedSteps:
+    """Step s -> the micro-batches of this rank's share of the global batch, each knowing the masks of the whole share."""
+
+    sentences: MaskedSentences
+    batch_size: int
+    micro_batch_size: int
+    rank: int
+    world: int
+
+    def __call__(self, step: int) -> list[MaskedBatch]:
+        positions = share(step, batch_size=self.batch_size, rank=self.rank, world=self.world)
+        examples = [self.sentences[position] for position in positions]
+        masks = sum(len(example.masked.positions) for example in examples)
+        return [
+            self.sentences.collate(examples[start : start + self.micro_batch_size], step_masks=masks)
+            for start in range(0, len(examples), self.micro_batch_size)
+        ]
+
+
+def padded(rows: Sequence[np.ndarray], *, fill: int) -> torch.Tensor:
+    """Rows of different lengths as one int64 tensor."""
+    table = np.full((len(rows), max((len(row) for row in rows), default=0)), fill, dtype=np.int64)
+    for line, row in zip(table, rows, strict=True):
+        line[: len(row)] = row
+    return torch.from_numpy(table)
+
+
+def with_specials(rows: Sequence[np.ndarray], corpus: Corpus) -> Sequences:
+    """`[CLS] x [SEP]`, one segment."""
+    rows = [np.concatenate([[corpus.cls_id], row, [corpus.sep_id]]) for row in rows]
+    lengths = torch.tensor([len(row) for row in rows])
+    return Sequences(ids=padded(rows, fill=corpus.pad_id), lengths=lengths, second=lengths)
