@@ -7,7 +7,7 @@ what would need more than `max_masks` masks is not masked at all, rather than ma
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int, Integer
@@ -30,6 +30,7 @@ class Masked:
     spans: Int[np.ndarray, " M"]  # which masked span (0, 1, …) a mask belongs to
 
 
+@runtime_checkable
 class Masking(Protocol):
     """A choice of masks."""
 
@@ -94,7 +95,7 @@ class SpanMasking:
     ) -> Masked | None:
         """At least one word; None if every word has more than `max_masks` pieces."""
         pieces = _word_lengths(pieces_start_word)
-        words = self._choose(pieces, min(self.rate * len(tokens), self.max_masks), rng)
+        words = self._choose(pieces, float(min(self.rate * len(tokens), self.max_masks)), rng)
         groups = np.repeat(words, pieces)
         positions = np.flatnonzero(groups >= 0)
         return _masked(tokens, positions, groups[positions], mask_id)
@@ -152,7 +153,7 @@ def eligible(masking: Masking, tokens: Pieces, pieces_start_word: WordStarts, sp
 
 
 def occurrences(tokens: Pieces, pattern: Integer[np.ndarray, " n"]) -> Int[np.ndarray, " M"]:
-    """Every position that some copy of `pattern` covers; copies may overlap."""
+    """Every position that some copy of `pattern`, a part of `tokens`, covers; copies may overlap."""
     copies = np.lib.stride_tricks.sliding_window_view(tokens, len(pattern)) == pattern
     starts = np.flatnonzero(copies.all(axis=1))
     return np.unique(starts[:, None] + np.arange(len(pattern)))
