@@ -11,7 +11,7 @@ import torch
 from realm_train.batch import MISSING, IctBatch, Sequences
 from realm_train.data.corpus import Corpus
 from realm_train.data.masked import padded, with_specials
-from realm_train.data.sampling import Shuffle, check_batch, documents_held_out, example_rng, share
+from realm_train.data.sampling import Shuffle, documents_held_out, example_rng
 from realm_train.errors import BadInput
 
 
@@ -92,25 +92,6 @@ class ClozePairs:
             second=torch.tensor([len(title) + 2 for title in titles]),
         )
 
-    def steps(self, *, batch_size: int, micro_batch_size: int, rank: int = 0, world: int = 1) -> ClozeSteps:
-        """Step s -> its micro-batches on this rank."""
-        check_batch(batch_size=batch_size, micro_batch_size=micro_batch_size, world=world)
-        return ClozeSteps(self, batch_size, micro_batch_size, rank, world)
-
-
-@dataclass(frozen=True)
-class ClozeSteps:
-    """Step s -> the micro-batches of this rank's share of the global batch."""
-
-    pairs: ClozePairs
-    batch_size: int
-    micro_batch_size: int
-    rank: int
-    world: int
-
-    def __call__(self, step: int) -> list[IctBatch]:
-        positions = share(step, batch_size=self.batch_size, rank=self.rank, world=self.world)
-        return [
-            self.pairs.batch(positions[start : start + self.micro_batch_size])
-            for start in range(0, len(positions), self.micro_batch_size)
-        ]
+    def micro_batches(self, positions: Sequence[int], size: int) -> list[IctBatch]:
+        """The pairs of one step in batches of `size`; each batch is its own pool of negatives."""
+        return [self.batch(positions[start : start + size]) for start in range(0, len(positions), size)]

@@ -11,7 +11,7 @@ import torch
 from realm_train.batch import MISSING, MaskedBatch, Sequences
 from realm_train.data.corpus import Corpus
 from realm_train.data.masking import Masked, Masking, window
-from realm_train.data.sampling import Shuffle, check_batch, documents_held_out, example_rng, share
+from realm_train.data.sampling import Shuffle, documents_held_out, example_rng
 from realm_train.errors import BadInput
 
 
@@ -116,29 +116,12 @@ class MaskedSentences:
             step_masks=int(valid.sum()) if step_masks is None else step_masks,
         )
 
-    def steps(self, *, batch_size: int, micro_batch_size: int, rank: int = 0, world: int = 1) -> MaskedSteps:
-        """Step s -> its micro-batches on this rank."""
-        check_batch(batch_size=batch_size, micro_batch_size=micro_batch_size, world=world)
-        return MaskedSteps(self, batch_size, micro_batch_size, rank, world)
-
-
-@dataclass(frozen=True)
-class MaskedSteps:
-    """Step s -> the micro-batches of this rank's share of the global batch, each knowing the masks of the whole share."""
-
-    sentences: MaskedSentences
-    batch_size: int
-    micro_batch_size: int
-    rank: int
-    world: int
-
-    def __call__(self, step: int) -> list[MaskedBatch]:
-        positions = share(step, batch_size=self.batch_size, rank=self.rank, world=self.world)
-        examples = [self.sentences[position] for position in positions]
+    def micro_batches(self, positions: Sequence[int], size: int) -> list[MaskedBatch]:
+        """The examples of one step in batches of `size`, each knowing how many masks the whole step holds."""
+        examples = [self[position] for position in positions]
         masks = sum(len(example.masked.positions) for example in examples)
         return [
-            self.sentences.collate(examples[start : start + self.micro_batch_size], step_masks=masks)
-            for start in range(0, len(examples), self.micro_batch_size)
+            self.collate(examples[start : start + size], step_masks=masks) for start in range(0, len(examples), size)
         ]
 
 

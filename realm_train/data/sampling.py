@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
+from typing import Protocol
 
 import numpy as np
 
@@ -44,71 +47,74 @@ def documents_held_out(documents: np.ndarray, percent: float) -> np.ndarray:
     return documents.astype(np.uint64) % np.uint64(10_000) < np.uint64(round(percent * 100))
 
 
+class Examples(Protocol):
+    """What a step is made of: a function of positions."""
+
+    def micro_batches(self, positions: Sequence[int], size: int) -> Sequence[Record]:
+        """The examples at `positions` in batches of `size`."""
+        ...
+
+
 class StepLoader:
-    """Yields the micro-batches of step after step, forever, from `start`; worker processes change nothing but the speed."""
+    """Yields the micro-batches of step after step, forever, from step `start`.
+
+    `batch_size` is the global batch of an optimiser step: it is the same examples however many ranks, micro-batches and
+    worker processes share it. Raises BadInput if it does not divide.
+    """
 
     def __init__(
-        self, micro_batches: Callable[[int], Sequence[Record]], *, start: int = 0, workers: int = 0
+        self,
+        examples: Examples,
+        *,
+        batch_size: int,
+        micro_batch_size: int,
+        start: int = 0,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        self.micro_batches, self.start, self.workers = micro_batches, start, workers
+        if batch_size % (micro_batch_size * world):
+            raise BadInput(
+                f"batch_size: got {batch_size}, expected a multiple of micro_batch_size x ranks ="
+                f" {micro_batch_size} x {world}"
+            )
+        self.steps = _Steps(examples, batch_size // world, micro_batch_size, rank, world)
+        self.start, self.workers = start, workers
 
     def __iter__(self) -> Iterator[Record]:
         from torch.utils.data import DataLoader
 
         loader = DataLoader(
-            _Steps(self.micro_batches),
+            self.steps,
             batch_size=None,
             sampler=_Counting(self.start),
             num_workers=self.workers,
             multiprocessing_context="spawn" if self.workers else None,
-            persistent_workers=self.workers > 0,
-            collate_fn=_as_is,
         )
         for step in loader:
             yield from step
 
 
-def _as_is(step):
-    return step
-
-
+@dataclass(frozen=True)
 class _Steps:
-    """A map-style data set whose item s is the list of step s's micro-batches."""
+    """A map-style data set whose item s is the list of step s's micro-batches on this rank."""
 
-    def __init__(self, micro_batches: Callable[[int], Sequence[Record]]) -> None:
-        self.micro_batches = micro_batches
+    examples: Examples
+    local: int
+    micro_batch_size: int
+    rank: int
+    world: int
 
     def __getitem__(self, step: int) -> Sequence[Record]:
-        return self.micro_batches(step)
-
-    def __len__(self) -> int:
-        return 1 << 62
+        start = (step * self.world + self.rank) * self.local
+        return self.examples.micro_batches(range(start, start + self.local), self.micro_batch_size)
 
 
+@dataclass(frozen=True)
 class _Counting:
     """start, start + 1, … without an end: the trainer decides when to stop."""
 
-    def __init__(self, start: int) -> None:
-        self.start = start
+    start: int
 
     def __iter__(self) -> Iterator[int]:
-        step = self.start
-        while True:
-            yield step
-            step += 1
-
-
-def share(step: int, *, batch_size: int, rank: int, world: int) -> range:
-    """The positions of `step` that fall to `rank`: the global batch is the same however many ranks share it."""
-    local = batch_size // world
-    start = step * batch_size + rank * local
-    return range(start, start + local)
-
-
-def check_batch(*, batch_size: int, micro_batch_size: int, world: int) -> int:
-    """Micro-batches per step and rank; raises BadInput if the global batch does not divide."""
-    if batch_size % (micro_batch_size * world):
-        raise BadInput(
-            f"batch_size: got {batch_size}, expected a multiple of micro_batch_size x ranks = {micro_batch_size} x {world}"
-        )
-    return batch_size // (micro_batch_size * world)
+        return count(self.start)
