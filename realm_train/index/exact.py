@@ -1,0 +1,149 @@
+"""Exact maximum inner product search in torch, chunk by chunk, so that scores never fill memory.
+
+`torch.topk` promises no order among equal scores, so selection is by stable sorts alone. They stay cheap because a row is
+first narrowed to the k blocks of columns with the highest maxima: a block outside has k blocks ahead of it, and each of
+these holds an element that beats all of its own.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from realm_train.batch import MISSING, Neighbours
+from realm_train.errors import BadInput
+
+BLOCK = 32  # columns whose maximum stands for them while a row is narrowed down
+QUERY_ROWS = 256  # questions scored at once: the score buffer holds QUERY_ROWS x chunk numbers
+
+
+class ExactIndex:
+    """Every passage is scored: fp32 inner products over vectors stored as fp32, fp16 or bf16.
+
+    On the CPU an array or tensor that is already of `dtype` is used in place, not copied: a memory map stays one, and must
+    not be written to. On CUDA products obey `torch.set_float32_matmul_precision`.
+    """
+
+    def __init__(
+        self,
+        embeddings: Float[Tensor, "N D"] | np.ndarray,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        chunk: int = 65536,
+    ) -> None:
+        if embeddings.ndim != 2:
+            raise BadInput(f"index: got embeddings of shape {tuple(embeddings.shape)}, expected [passages, width]")
+        if chunk < 1:
+            raise BadInput(f"index: got chunk={chunk}, expected at least 1 passage")
+        self.count, self.dim = map(int, embeddings.shape)
+        self.chunk = chunk
+        self.vectors = _stored(embeddings, device=torch.device(device), dtype=dtype, chunk=chunk)
+
+    @torch.no_grad()
+    def search(self, queries: Float[Tensor, "B D"], k: int, exclude: Int[Tensor, "B E"] | None = None) -> Neighbours:
+        """The k best passages of each query that are not in its row of `exclude`, equal scores by lower id; on the
+        queries' device. Raises BadInput for k < 1, a wrong width, and queries that are not finite."""
+        exclude = queries.new_empty((len(queries), 0), dtype=torch.long) if exclude is None else exclude
+        self._check(queries, k, exclude)
+        device = self.vectors.device
+        with torch.autocast(device.type, enabled=False):
+            found = [
+                self._search_rows(rows.to(device, torch.float32), k, barred.to(device))
+                for rows, barred in zip(queries.split(QUERY_ROWS), exclude.split(QUERY_ROWS), strict=True)
+            ]
+        scores, ids = (torch.cat(parts).to(queries.device) for parts in zip(*found, strict=True))
+        return Neighbours(scores=scores, ids=ids)
+
+    def _check(self, queries: Tensor, k: int, exclude: Tensor) -> None:
+        if k < 1:
+            raise BadInput(f"index: got k={k}, expected at least 1 passage to look up")
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise BadInput(
+                f"index: got queries of shape {tuple(queries.shape)}, expected [questions, {self.dim}];"
+                " the index was made by a tower of another width: refresh it, or load the tower it came from"
+            )
+        if exclude.ndim != 2 or len(exclude) != len(queries):
+            raise BadInput(f"index: got exclude of shape {tuple(exclude.shape)}, expected [{len(queries)}, ids]")
+        if not queries.isfinite().all():
+            raise BadInput(
+                "index: got queries with NaN or infinite numbers; training diverged, lower its learning rate"
+            )
+
+    def _search_rows(
+        self, queries: Float[Tensor, "B D"], k: int, exclude: Int[Tensor, "B E"]
+    ) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
+        best = queries.new_full((len(queries), k), -torch.inf)
+        ids = torch.full_like(best, MISSING, dtype=torch.long)
+        width = _padded(min(self.chunk, self.count) + 1)
+        buffer = queries.new_empty(len(queries), width)
+        for start in range(0, self.count, self.chunk):
+            scores = self._score_chunk(queries, start, exclude, buffer)
+            columns = best_columns(scores, k)
+            # What was found so far has the lower ids and comes first: the stable sort keeps it first among equals.
+            candidates = torch.cat([best, scores.gather(1, columns)], dim=1)
+            best, order = candidates.sort(dim=1, descending=True, stable=True)
+            best = best[:, :k]
+            ids = torch.cat([ids, columns + start], dim=1).gather(1, order[:, :k])
+        return best, ids.masked_fill(best == -torch.inf, MISSING)
+
+    def _score_chunk(self, queries: Tensor, start: int, exclude: Tensor, buffer: Tensor) -> Float[Tensor, "B C"]:
+        """Scores of passages start, start + 1, ...; what is excluded, and at least one column of padding, is -inf."""
+        vectors = self.vectors[start : start + self.chunk].to(torch.float32)
+        count = len(vectors)
+        scores = buffer[:, : _padded(count + 1)]
+        torch.mm(queries, vectors.T, out=scores[:, :count])
+        scores[:, count:] = -torch.inf
+        columns = exclude - start
+        # Ids of other chunks go to the first column of padding, where they change nothing.
+        columns = columns.where((columns >= 0) & (columns < count), count)
+        return scores.scatter_(1, columns, -torch.inf)
+
+
+def best_columns(scores: Float[Tensor, "B C"], k: int) -> Int[Tensor, "B K"]:
+    """Columns of the k highest scores of each row (all of them where there are fewer), best first, equal scores by lower
+    column."""
+    if scores.shape[1] <= 2 * k * BLOCK:
+        return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    padding = _padded(scores.shape[1]) - scores.shape[1]
+    blocks = F.pad(scores, (0, padding), value=-torch.inf) if padding else scores
+    maxima = blocks.unflatten(1, (-1, BLOCK)).amax(dim=2)
+    # In the order of their ids, so that the stable sort below still prefers the lower one.
+    chosen = best_columns(maxima, k).sort(dim=1).values
+    columns = (chosen[:, :, None] * BLOCK + torch.arange(BLOCK, device=scores.device)).flatten(1)
+    order = blocks.gather(1, columns).sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return columns.gather(1, order)
+
+
+def _padded(columns: int) -> int:
+    return -(-columns // BLOCK) * BLOCK
+
+
+def _stored(
+    embeddings: Tensor | np.ndarray, *, device: torch.device, dtype: torch.dtype, chunk: int
+) -> Float[Tensor, "N D"]:
+    source = embeddings.detach() if isinstance(embeddings, Tensor) else _shared(embeddings)
+    shared = source.device == device and source.dtype == dtype
+    vectors = source if shared else torch.empty(source.shape, dtype=dtype, device=device)
+    for start in range(0, len(source), chunk):
+        part = vectors[start : start + chunk]
+        if not shared:
+            part.copy_(source[start : start + chunk])
+        if not part.isfinite().all():
+            raise BadInput(
+                f"index: NaN or infinite numbers among passages {start} to {start + len(part) - 1} as {dtype};"
+                " encode them again, or store them as float32 if they overflow"
+            )
+    return vectors
+
+
+def _shared(array: np.ndarray) -> Tensor:
+    """The same memory as a tensor; a read-only map is fine, since nothing here writes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
