@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.util
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
-import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    InterpolationResolutionError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
 
 from realm_train.errors import BadInput
+from realm_train.mistakes import explain
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 VERSION_BASE = "1.3"
@@ -59,7 +49,7 @@ def command(config: str) -> Callable[[Main], Callable[..., None]]:
         def run(cfg: DictConfig | None = None) -> None:
             if cfg is not None:
                 return main(cfg)
-            with one_line_errors():
+            with one_line_errors(groups_in=(CONF / config).parent):
                 folder, name = locate(config)
                 takes_paths = "runs" in OmegaConf.load(folder / f"{name}.yaml")
                 flags, overrides = to_overrides(sys.argv[1:], takes_paths=takes_paths)
@@ -153,110 +143,20 @@ def refuse_missing(cfg: DictConfig) -> None:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Ends the process with one line on stderr when the user made a mistake; a bug keeps its traceback."""
+def one_line_errors(groups_in: Path | None = None) -> Iterator[None]:
+    """Ends the process with one line on stderr when the user made a mistake; a bug keeps its traceback.
+
+    `groups_in` is where the command's config groups are, so that a typo in one can be told from a typo in a key.
+    """
     try:
         yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        message = explain(error)
+        groups = groups_in.glob("*/") if groups_in else ()
+        message = explain(error, groups=[group.name for group in groups])
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
-
-
-def explain(error: BaseException) -> str | None:
-    """What the user did wrong, in one line, or None if the error is a bug of ours."""
-    cause = error.__cause__
-    match error:
-        case BadInput():
-            return str(error)
-        case InstantiationException():
-            return explain_instantiation(error)
-        case OverrideParseException():
-            return f"cannot read {error.override!r} ({first_line(error)}); {WRITE_OVERRIDES}"
-        case MissingConfigException(missing_cfg_file=str(), options=list()):
-            return explain_option(error.missing_cfg_file, error.options)
-        case HydraException() if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-            return explain_key(typed_key(error) or str(cause.full_key), cause)
-        case HydraException() if isinstance(cause, OmegaConfBaseException):
-            return f"{first_line(error)}: {first_line(cause)}"
-        case InterpolationResolutionError():
-            refused = isinstance(error.__context__, BadInput | InterpolationResolutionError)
-            return explain(error.__context__) if refused else f"{first_line(error)}, asked for by {error.full_key}"
-        case MissingMandatoryValue():
-            return f"no value for {error.full_key}; give it as {error.full_key}=…"
-        case HydraException() | yaml.YAMLError():
-            return " ".join(str(error).split())
-    return None
-
-
-WRITE_OVERRIDES = "write key=value, and quote what holds commas, brackets or equals signs: 'key=\"a, b\"'"
-
-
-def first_line(error: BaseException) -> str:
-    """The error's message up to its first line break."""
-    return str(error).strip().partition("\n")[0].rstrip(".")
-
-
-def explain_option(path: str, options: list[str]) -> str:
-    """Names the options of a config group, the nearest first."""
-    group, _, wanted = path.removesuffix(".yaml").rpartition("/")
-    near = difflib.get_close_matches(wanted, options, n=3)
-    there = near + sorted(set(options) - set(near))
-    return f"no {group}={wanted}; there are: {', '.join(there) or 'none'}"
-
-
-def typed_key(error: HydraException) -> str | None:
-    """The whole key as the user typed it, which Hydra keeps only in its message."""
-    found = re.search(r"Could not override '([^']+)'", str(error))
-    return found and found[1]
-
-
-def explain_key(typed: str, error: OmegaConfBaseException) -> str:
-    """Names the keys nearest to an unknown one."""
-    keys = known_keys(error.parent_node._get_root())
-    near = [key for key in keys if key.rpartition(".")[2] == typed][:3]
-    near = near or difflib.get_close_matches(typed, keys, n=3)
-    top = [key for key in keys if "." not in key]
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(top)}"
-    return f"no key {typed!r}; {hint}"
-
-
-def known_keys(root: DictConfig) -> list[str]:
-    """Every dotted key and every config group that an override may name."""
-    groups = [folder.name for folder in sorted(CONF.iterdir()) if folder.is_dir()]
-    tree = OmegaConf.to_container(root, resolve=False)
-    tree.pop("hydra", None)
-    return list(dict.fromkeys([*dotted(tree), *groups]))
-
-
-def dotted(tree: dict, prefix: str = "") -> Iterator[str]:
-    """The keys of nested dicts, outer before inner."""
-    for key, value in tree.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from dotted(value, f"{prefix}{key}.")
-
-
-def explain_instantiation(error: InstantiationException) -> str | None:
-    """Finds the user's mistake in what Hydra wraps around a failed `_target_`."""
-    cause = error.__cause__
-    if isinstance(cause, ImportError) and "Error locating target" in str(error):
-        return f"{first_line(error).partition(', set env')[0]}: {first_line(cause)}"
-    if isinstance(cause, TypeError) and "argument" in str(cause) and not inside_target(cause):
-        return f"{first_line(error).rstrip(':')}: {first_line(cause)}; mend the settings of this _target_"
-    if cause is None:
-        return " ".join(str(error).split())
-    return explain(cause)
-
-
-def inside_target(error: BaseException) -> bool:
-    """Whether the target's own code ran before it failed: then its arguments fitted its signature."""
-    last = error.__traceback__
-    while last.tb_next is not None:
-        last = last.tb_next
-    return not last.tb_frame.f_globals.get("__name__", "").startswith("hydra.")
