@@ -3,9 +3,10 @@
 import json
 import subprocess
 import time
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from realm_train.callbacks import provenance
@@ -64,15 +65,15 @@ def test_a_broken_record_is_refused_and_kept(tmp_path):
 def test_the_clock_counts_both_parts_of_a_resumed_stage(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    trainer = SimpleNamespace(is_global_zero=True, global_step=50)
+    trainer, module = Mock(spec=pl.Trainer, is_global_zero=True, global_step=50), pl.LightningModule()
     first = StageClock(tmp_path, stage="ict")
-    first.on_train_start(trainer, None)
+    first.on_train_start(trainer, module)
     now[0] += 30
     saved = first.state_dict()
     second = StageClock(tmp_path, stage="ict")
     second.load_state_dict(saved)
     now[0] += 1000
-    second.on_train_start(trainer, None)
+    second.on_train_start(trainer, module)
     now[0] += 12
-    second.on_train_end(trainer, None)
+    second.on_train_end(trainer, module)
     assert on_disk(tmp_path)["stages"]["ict"] == {"seconds": 42.0, "steps": 50}
