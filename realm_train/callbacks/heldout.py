@@ -1,0 +1,206 @@
+"""Held-out sentences: is the reader better off with what the retriever finds than without?"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from realm_train.batch import MISSING, Candidates, MaskedBatch, Neighbours
+from realm_train.callbacks.display import log
+from realm_train.data.corpus import Corpus
+from realm_train.evaluation.retrieval import holds_answer, overlap_at, recall_at
+from realm_train.models.realm import RealmOutput
+from realm_train.objectives.marginal import entropy
+from realm_train.ports import Index
+from realm_train.tasks.encode import evaluating
+
+DEPTHS = (1, 5, 20)
+
+
+class HeldOut(Callback):
+    """Evaluates before training, every `every` steps and after training; writes `heldout/<stage>-<step>.json`.
+
+    The same sentences every time: their loss with retrieval, their loss with the null passage alone, and for the first
+    `shown` of them what was retrieved and what it did. At every adoption it measures recall and the overlap of the old
+    index's top passages with the new one's.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        corpus: Corpus,
+        batches: Sequence[MaskedBatch],
+        decode: Callable[[list[int]], str],
+        *,
+        stage: str = "pretrain",
+        every: int | None = None,
+        shown: int = 10,
+    ) -> None:
+        self.folder, self.corpus, self.batches, self.decode = run / "heldout", corpus, batches, decode
+        self.stage, self.every, self.shown = stage, every, shown
+        self._boundary = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._boundary = trainer.global_step
+        if not self._path(trainer.global_step).exists():
+            self._evaluate(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
+        if trainer.global_step == self._boundary:
+            return
+        self._boundary = trainer.global_step
+        if self.every and trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._evaluate(trainer, pl_module)
+
+    def on_adopt(
+        self, trainer: Trainer, task: LightningModule, old: Index | None, new: Index
+    ) -> dict[str, float]:
+        """Recall with the new index, and its overlap with the old one under the same live queries."""
+        found = [self._search(task, batch, new) for batch in self.batches]
+        metrics = self._recall(found)
+        if old is not None:
+            before = [self._search(task, batch, old) for batch in self.batches]
+            first, second = (np.concatenate([n.ids.numpy() for n in searches]) for searches in (before, found))
+            metrics |= {f"index/overlap@{k}": overlap_at(first, second, k) for k in DEPTHS}
+        return metrics
+
+    def _search(self, task: LightningModule, batch: MaskedBatch, index: Index) -> Neighbours:
+        with evaluating(task), task.trainer.precision_plugin.forward_context():
+            queries = task.realm.towers.query(batch.queries.to(task.device))
+        adopted = task.retrieval.index
+        try:
+            task.retrieval.adopt(index)
+            return task.retrieval.search(queries, batch, max(DEPTHS))
+        finally:
+            task.retrieval.adopt(adopted)
+
+    def _recall(self, found: Sequence[Neighbours]) -> dict[str, float]:
+        hits = [self.hits(batch, n.ids) for batch, n in zip(self.batches, found, strict=True)]
+        return {f"retrieval/recall@{k}": recall_at(np.concatenate(hits), k) for k in DEPTHS}
+
+    def hits(self, batch: MaskedBatch, ids: torch.Tensor) -> np.ndarray:
+        """Which passages hold the masked span: [B, K] bool."""
+        rows = zip(ids.tolist(), _answers(batch), strict=True)
+        return np.array([[self._holds(passage, answer) for passage in row] for row, answer in rows], dtype=bool)
+
+    def _holds(self, passage: int, answer: np.ndarray) -> bool:
+        return passage != MISSING and holds_answer(self.corpus.body(passage), answer, self.corpus.word_starts)
+
+    def _evaluate(self, trainer: Trainer, task: LightningModule) -> None:
+        found = [self._search(task, batch, task.retrieval.index) for batch in self.batches]
+        outcomes = [task.evaluate(batch) for batch in self.batches]
+        losses, nulls, rows = [], [], []
+        for batch, (_, output) in zip(self.batches, outcomes, strict=True):
+            batch = batch.to(task.device)
+            losses.append(-task.log_marginal(output, batch).cpu())
+            nulls.append(-task.log_null(output, batch).cpu())
+            rows.append(torch.stack([output.log_prior[:, 0].exp(), entropy(output.log_prior)], dim=1).cpu())
+        loss, null, health = torch.cat(losses), torch.cat(nulls), torch.cat(rows)
+        masks = sum(int(batch.valid.sum()) for batch in self.batches)
+        metrics = {
+            "heldout/loss": float(loss.sum() / masks),
+            "heldout/loss_null": float(null.sum() / masks),
+            "heldout/utility": float((null - loss).sum() / masks),
+            "heldout/p_null": float(health[:, 0].mean()),
+            "heldout/entropy": float(health[:, 1].mean()),
+            **self._recall(found),
+        }
+        log(trainer, metrics)
+        self._write(trainer.global_step, metrics, loss, null, outcomes, task)
+
+    def _write(
+        self,
+        step: int,
+        metrics: dict[str, float],
+        loss: torch.Tensor,
+        null: torch.Tensor,
+        outcomes: Sequence[tuple[Candidates, RealmOutput]],
+        task: LightningModule,
+    ) -> None:
+        record = {
+            "step": step,
+            "stage": self.stage,
+            "metrics": {name.split("/")[1]: value for name, value in metrics.items()},
+            "loss_by_example": [round(value, 5) for value in loss.tolist()],
+            "loss_null_by_example": [round(value, 5) for value in null.tolist()],
+            "masks_by_example": [count for batch in self.batches for count in batch.valid.sum(dim=1).tolist()],
+            "examples": self._examples(outcomes, task),
+        }
+        path = self._path(step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+        os.replace(aside, path)
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"{self.stage}-{step:06d}.json"
+
+    def _examples(self, outcomes: Sequence[tuple[Candidates, RealmOutput]], task: LightningModule) -> list[dict]:
+        shown = []
+        for batch, (candidates, output) in zip(self.batches, outcomes, strict=True):
+            hits = self.hits(batch, candidates.ids)
+            on_device = batch.to(task.device)
+            marginal, null = task.log_marginal(output, on_device), task.log_null(output, on_device)
+            for row in range(len(batch)):
+                if len(shown) == self.shown:
+                    return shown
+                shown.append(
+                    {
+                        **self._question(batch, row),
+                        "log_p": float(marginal[row]),
+                        "log_p_null": float(null[row]),
+                        "p_null": float(output.log_prior[row, 0].exp()),
+                        "passages": self._passages(candidates, output, hits, row),
+                    }
+                )
+        return shown
+
+    def _question(self, batch: MaskedBatch, row: int) -> dict:
+        length = int(batch.queries.lengths[row])
+        source = int(batch.source[row])
+        return {
+            "id": source,
+            "title": self.corpus.passage(source)["title"],
+            "masked": self.decode(batch.queries.ids[row, 1 : length - 1].tolist()),
+            "answer": self.decode(_answers(batch)[row].tolist()),
+        }
+
+    def _passages(self, candidates: Candidates, output: RealmOutput, hits: np.ndarray, row: int) -> list[dict]:
+        passages = []
+        for slot in range(1, candidates.ids.shape[1]):
+            if not candidates.present[row, slot]:
+                continue
+            number = int(candidates.ids[row, slot])
+            passage = self.corpus.passage(number)
+            passages.append(
+                {
+                    "id": number,
+                    "title": passage["title"],
+                    "text": passage["text"],
+                    "p": math.exp(float(output.log_prior[row, slot])),
+                    "score": float(output.scores[row, slot]),
+                    "log_likelihood": float(output.log_likelihood[row, slot].sum()),
+                    "has_answer": bool(hits[row, slot]),
+                }
+            )
+        return passages
+
+
+def _answers(batch: MaskedBatch) -> list[np.ndarray]:
+    """The first masked run of each question, unmasked: what a retrieved passage should hold."""
+    answers = []
+    for row in range(len(batch)):
+        positions = batch.positions[row][batch.valid[row]].tolist()
+        run = [position for step, position in enumerate(positions) if position == positions[0] + step]
+        answers.append(batch.original_ids[row, run].numpy())
+    return answers
