@@ -1,8 +1,8 @@
 """Exact maximum inner product search in torch, chunk by chunk, so that scores never fill memory.
 
-`torch.topk` promises no order among equal scores, so selection is by stable sorts alone. They stay cheap because a row is
-first narrowed to the k blocks of columns with the highest maxima: a block outside has k blocks ahead of it, and each of
-these holds an element that beats all of its own.
+`torch.topk` promises no order among equal scores, so selection is by stable sorts alone. They stay cheap because a row
+is first narrowed to the k blocks of columns with the highest maxima: a block outside has k blocks ahead of it, and each
+of these holds an element that beats all of its own.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ QUERY_ROWS = 256  # questions scored at once: the score buffer holds QUERY_ROWS 
 class ExactIndex:
     """Every passage is scored: fp32 inner products over vectors stored as fp32, fp16 or bf16.
 
-    On the CPU an array or tensor that is already of `dtype` is used in place, not copied: a memory map stays one, and must
-    not be written to. On CUDA products obey `torch.set_float32_matmul_precision`.
+    On the CPU an array or tensor that is already of `dtype` is used in place, not copied: a memory map stays one, and
+    must not be written to. On CUDA products obey `torch.set_float32_matmul_precision`.
     """
 
     def __init__(
@@ -106,8 +106,7 @@ class ExactIndex:
 
 
 def best_columns(scores: Float[Tensor, "B C"], k: int) -> Int[Tensor, "B K"]:
-    """Columns of the k highest scores of each row (all of them where there are fewer), best first, equal scores by lower
-    column."""
+    """Columns of the k highest scores of each row, fewer if there are fewer; best first, equal scores by lower column."""
     if scores.shape[1] <= 2 * k * BLOCK:
         return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
     padding = _padded(scores.shape[1]) - scores.shape[1]

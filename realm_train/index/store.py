@@ -1,0 +1,199 @@
+"""The versioned index on disk: how a refresh hands embeddings over to training.
+
+index/
+  v000123/          published by rename: whole and never changed again, or not there
+    manifest.json   what made it, and the SHA-256 of embeddings.npy
+    embeddings.npy  [count, dim]; row i is passage i
+  discarded-v000124-…/   versions from beyond the step that training was resumed at; no longer seen
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from realm_train.errors import BadInput
+from realm_train.index import aside
+
+DTYPES = ("float32", "float16")  # what an .npy file can hold
+METRIC = "inner_product"
+FIELDS = {"version", "trained_step", "tower", "corpus", "count", "dim", "dtype", "metric", "sha256"}
+
+
+class IndexStore:
+    """The versions in one folder; many processes may read and publish at once."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def versions(self) -> list[int]:
+        """Numbers of the published versions, oldest first."""
+        folders = self.root.glob("v*/manifest.json")
+        return sorted(int(path.parent.name[1:]) for path in folders if re.fullmatch(r"v\d{6,}", path.parent.name))
+
+    def latest(self) -> int | None:
+        """The newest version, or None before the first."""
+        return max(self.versions(), default=None)
+
+    def latest_step(self) -> int | None:
+        """The step whose weights made the newest version, or None before the first."""
+        version = self.latest()
+        return None if version is None else self.manifest(version)["trained_step"]
+
+    def folder(self, version: int) -> Path:
+        """Where a version lives."""
+        return self.root / f"v{version:06d}"
+
+    def publish(
+        self,
+        embeddings: Iterable[np.ndarray],
+        *,
+        count: int,
+        dim: int,
+        dtype: str,
+        trained_step: int,
+        tower: str,
+        corpus: str,
+        seconds: float,
+        keep: int = 3,
+    ) -> int:
+        """Publishes consecutive pieces of the [count, dim] matrix as the next version, keeps the newest `keep`, and
+        returns the number. Raises BadInput when the disk is full or the pieces do not add up; old versions stay."""
+        if dtype not in DTYPES or keep < 1:
+            raise BadInput(f"index: got dtype={dtype} keep={keep}, expected a dtype of {DTYPES} and keep of at least 1")
+        manifest = {
+            "kind": "index",
+            "trained_step": trained_step,
+            "tower": tower,
+            "corpus": corpus,
+            "count": count,
+            "dim": dim,
+            "dtype": dtype,
+            "metric": METRIC,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(seconds, 3),
+        }
+        with aside.written_aside(self.root) as folder:
+            pieces = _npy_bytes(embeddings, count=count, dim=dim, dtype=dtype)
+            manifest["sha256"] = _write_hashed(folder / "embeddings.npy", pieces)
+            version = self._publish_next(folder, manifest)
+        for old in self.versions()[:-keep]:
+            aside.remove(self.folder(old))
+        return version
+
+    def _publish_next(self, folder: Path, manifest: dict) -> int:
+        latest = self.latest()
+        version = 0 if latest is None else latest + 1
+        while True:
+            text = json.dumps({"version": version, **manifest}, indent=2)
+            aside.write_synced(folder / "manifest.json", [text.encode()])
+            try:
+                aside.publish(folder, self.folder(version))
+                return version
+            except FileExistsError:  # another refresh was faster
+                version += 1
+
+    def manifest(self, version: int) -> dict:
+        """What the version says of itself; raises BadInput if it is not there or broken."""
+        path = self.folder(version) / "manifest.json"
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            have = ", ".join(f"v{number:06d}" for number in self.versions()) or "none"
+            raise BadInput(
+                f"{path}: no such index version (there are: {have}); take one of them, or refresh"
+            ) from error
+        except ValueError as error:
+            raise BadInput(f"{path}: cannot be read ({error}); {self._remedy(version)}") from error
+        whole = isinstance(manifest, dict) and manifest.get("kind") == "index" and manifest.keys() >= FIELDS
+        if not whole or manifest["version"] != version:
+            raise BadInput(f"{path}: this is not the manifest of index version {version}; {self._remedy(version)}")
+        return manifest
+
+    def load(
+        self, version: int, *, corpus: str, tower: str | None = None, verify: bool = True
+    ) -> tuple[dict, np.ndarray]:
+        """The manifest and the memory-mapped embeddings [N, D] of a version. Raises BadInput if it is of another corpus
+        or another tower (None: any), damaged, or gone; `verify=False` saves reading the bytes for their hash."""
+        manifest = self.manifest(version)
+        path = self.folder(version) / "embeddings.npy"
+        other = "use what it was made from, or refresh the index"
+        damaged = self._remedy(version)
+        _expect(path, "corpus", got=manifest["corpus"], expected=corpus, remedy=other)
+        _expect(path, "tower", got=manifest["tower"], expected=tower or manifest["tower"], remedy=other)
+        _expect(path, "metric", got=manifest["metric"], expected=METRIC, remedy=damaged)
+        embeddings = _map(path, damaged)
+        shape = [manifest["count"], manifest["dim"]]
+        _expect(path, "shape", got=list(embeddings.shape), expected=shape, remedy=damaged)
+        _expect(path, "dtype", got=str(embeddings.dtype), expected=manifest["dtype"], remedy=damaged)
+        if verify:
+            _expect(path, "sha256", got=_hash_of(path), expected=manifest["sha256"], remedy=damaged)
+        return manifest, embeddings
+
+    def _remedy(self, version: int) -> str:
+        return f"the version is damaged: remove {self.folder(version)} and take another, or refresh"
+
+    def discard_after(self, step: int) -> list[Path]:
+        """Renames versions trained beyond `step`, where training resumes, out of sight, and returns their new places;
+        the next version takes their numbers again, as it would have without the interruption."""
+        discarded = []
+        for version in self.versions():
+            if self.manifest(version)["trained_step"] > step:
+                folder = self.folder(version)
+                target = self.root / f"discarded-{folder.name}-{uuid.uuid4().hex[:8]}"
+                discarded.append(folder.rename(target))
+        return discarded
+
+
+def _npy_bytes(embeddings: Iterable[np.ndarray], *, count: int, dim: int, dtype: str) -> Iterator[bytes | memoryview]:
+    """The bytes that np.save would write for the whole matrix, which is never in memory at once."""
+    header = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": (count, dim)})
+    yield header.getvalue()
+    rows = 0
+    for piece in embeddings:
+        if piece.ndim != 2 or piece.shape[1] != dim or piece.dtype != dtype:
+            raise BadInput(f"index: got embeddings {piece.shape} {piece.dtype}, expected [rows, {dim}] {dtype}")
+        rows += len(piece)
+        yield np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
+    if rows != count:
+        raise BadInput(f"index: got {rows} embeddings, expected {count}: the pieces must cover the corpus once")
+
+
+def _write_hashed(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
+    digest = hashlib.sha256()
+
+    def hashed() -> Iterator[bytes | memoryview]:
+        for piece in pieces:
+            digest.update(piece)
+            yield piece
+
+    aside.write_synced(path, hashed())
+    return digest.hexdigest()
+
+
+def _hash_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _map(path: Path, remedy: str) -> np.ndarray:
+    try:
+        # Copy on write: torch takes it without a warning, and the file cannot be changed through it.
+        return np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput(f"{path}: cannot be read ({error}); {remedy}") from error
+
+
+def _expect(path: Path, what: str, *, got: object, expected: object, remedy: str) -> None:
+    if got != expected:
+        raise BadInput(f"{path}: got {what} {got}, expected {expected}; {remedy}")
