@@ -54,33 +54,29 @@ class Live(Callback):
         self.series: dict[str, Series] = {}
         self.pace = Pace()
         self._screen: Screen | None = None
-        self._step = self._total = 0
+        self._step = self._seen = self._total = 0
         self._drawn = -math.inf
         self._mourned = False
         self._doing = ""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step, self._total = trainer.global_step, total_steps(trainer)
+        self._step = self._seen = trainer.global_step
+        self._total = total_steps(trainer)
         self.pace.start(time.monotonic())
         if trainer.is_global_zero and self.console.is_terminal:
             self._screen = Screen(console=self.console, auto_refresh=False, get_renderable=self._table)
             self._screen.start(refresh=True)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step == self._step:  # gradients still accumulate
-            return
-        self._step = trainer.global_step
-        self.pace.step(time.monotonic())
-        if not trainer.is_global_zero:
-            return
-        for name, value in {**trainer.logged_metrics, **trainer.callback_metrics}.items():
-            if name in NAMES or name.startswith(RARE):
-                self.series.setdefault(name, Series(rare=name.startswith(RARE))).add(value)
-        if self._step % self.every == 0 or self._step == self._total:
-            self._mourn()
-        self._show()
+        if trainer.global_step != self._step:  # or gradients still accumulate
+            self._step = trainer.global_step
+            self.pace.step(time.monotonic())
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._look(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._look(trainer)
         self.pace.pause(time.monotonic())
         self._doing = "evaluating"
         if self._screen:
@@ -91,10 +87,26 @@ class Live(Callback):
         self._doing = ""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._look(trainer)
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._close()
+
+    def _look(self, trainer: Trainer) -> None:
+        """Take the metrics of the step that has ended, once its last hook has logged them, and show them."""
+        if self._step == self._seen or not trainer.is_global_zero:
+            return
+        self._seen = self._step
+        for name, value in trainer.callback_metrics.items():
+            if name in NAMES or name.startswith(RARE):
+                self.series.setdefault(name, Series(rare=name.startswith(RARE))).add(value)
+        if self._due():
+            self._mourn()
+        self._show()
+
+    def _due(self) -> bool:
+        return self._step % self.every == 0 or self._step == self._total
 
     def _close(self) -> None:
         if self._screen:
@@ -106,7 +118,7 @@ class Live(Callback):
         if self._screen and time.monotonic() - self._drawn > 0.25:
             self._drawn = time.monotonic()
             self._screen.refresh()
-        elif not self.console.is_terminal and (self._step % self.every == 0 or self._step == self._total):
+        elif not self.console.is_terminal and self._due():
             self.console.print(self._line(), markup=False, highlight=False, soft_wrap=True)
 
     def _mourn(self) -> None:

@@ -55,8 +55,8 @@ class JsonlLogger(Logger):
     def continue_from(self, step: int) -> None:
         """Drop what this stage wrote beyond `step`, the step of the checkpoint that it resumes from.
 
-        Lines at `step` itself stay until the same metrics are logged for it again. Without this call the first event
-        logged decides: its step and all later ones are about to be written again.
+        Lines at `step` itself stay until their metrics are logged for it again. Without this call the first event
+        that is logged tells where the stage resumes.
         """
         self._resumed_at = step
         self._keep(lambda event: event["stage"] != self.stage or event["step"] <= step)
@@ -68,11 +68,11 @@ class JsonlLogger(Logger):
             return
         step = 0 if step is None else int(step)
         if self._resumed_at is None:
-            self.continue_from(step - 1)
+            self.continue_from(step)
         event = {"step": step, "stage": self.stage, "time": round(time.time(), 3), **values}
         if step == self._resumed_at:
             place = (self.stage, step)
-            self._keep(lambda old: (old["stage"], old["step"]) != place or old.keys() != event.keys())
+            self._keep(lambda old: (old["stage"], old["step"]) != place or not old.keys() <= event.keys())
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event, allow_nan=False) + "\n")

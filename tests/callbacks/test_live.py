@@ -25,9 +25,12 @@ class Falling(pl.LightningModule):
 
     def training_step(self, batch, batch_idx):
         self.log("loss", 8.0 - self.count)
-        self.log("retrieval/p_null", 0.99)
         self.count += 1
         return (self.weight * batch.sum()).sum()
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):  # Lightning calls it after every callback
+        self.log("retrieval/p_null", 0.99)
+        self.log("retrieval/utility", float(self.count))
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.0)
@@ -58,6 +61,7 @@ def test_off_a_terminal_a_plain_line_every_few_steps(tmp_path):
     lines = out.getvalue().splitlines()
     assert [line.split()[:2] for line in lines] == [["ict", "4/10"], ["ict", "8/10"], ["ict", "10/10"]]
     assert [re.search(r"loss (\S+)", line)[1] for line in lines] == ["5", "1", "-1"]
+    assert [re.search(r"utility (\S+)", line)[1] for line in lines] == ["4", "8", "10"]
     assert "estimating" in lines[0] and "left" in lines[1]
     assert "\x1b" not in out.getvalue() and "\r" not in out.getvalue()
 

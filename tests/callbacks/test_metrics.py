@@ -51,12 +51,12 @@ def test_without_a_word_the_first_event_decides_what_is_written_again(tmp_path):
 
 def test_the_checkpoint_s_own_step_is_kept_until_it_is_logged_again(tmp_path):
     first = log(tmp_path, "pretrain", [9, 10])
-    first.log_metrics({"index/version": 3}, 10)
+    first.log_metrics({"index/version": 3, "index/overlap@5": 0.5}, 10)
     again = JsonlLogger(tmp_path, stage="pretrain")
-    again.continue_from(10)
-    again.log_metrics({"loss": 70.0}, 10)
+    again.log_metrics({"index/version": 3}, 10)
+    again.log_metrics({"loss": 70.0, "retrieval/leaks": 0}, 10)
     kept = [(event["step"], event.get("loss"), event.get("index/version")) for event in events(tmp_path)]
-    assert kept == [(9, 9.0, None), (10, None, 3), (10, 70.0, None)]
+    assert kept == [(9, 9.0, None), (10, None, 3), (10, None, 3), (10, 70.0, None)]
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
