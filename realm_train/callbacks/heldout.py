@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +37,12 @@ class HeldOut(Callback):
         run: Path,
         corpus: Corpus,
         batches: Sequence[MaskedBatch],
-        decode: Callable[[list[int]], str],
         *,
         stage: str = "pretrain",
         every: int | None = None,
         shown: int = 10,
     ) -> None:
-        self.folder, self.corpus, self.batches, self.decode = run / "heldout", corpus, batches, decode
+        self.folder, self.corpus, self.batches = run / "heldout", corpus, batches
         self.stage, self.every, self.shown = stage, every, shown
         self._boundary = -1
 
@@ -171,8 +170,8 @@ class HeldOut(Callback):
         return {
             "id": source,
             "title": self.corpus.passage(source)["title"],
-            "masked": self.decode(batch.queries.ids[row, 1 : length - 1].tolist()),
-            "answer": self.decode(_answers(batch)[row].tolist()),
+            "masked": self.corpus.decode(batch.queries.ids[row, 1 : length - 1].tolist()),
+            "answer": self.corpus.decode(_answers(batch)[row].tolist()),
         }
 
     def _passages(self, candidates: Candidates, output: RealmOutput, hits: np.ndarray, row: int) -> list[dict]:

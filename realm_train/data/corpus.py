@@ -6,7 +6,7 @@
       tokens.npy                    word pieces of every passage, title then body, without special tokens
       token_offsets.npy    [N+1]    passage i is tokens[token_offsets[i]:token_offsets[i+1]]
       title_lengths.npy    [N]      its first title_lengths[i] pieces are the title
-      word_starts.npy      [V]      whether a word piece begins a word
+      tokenizer.json                what cut the texts into word pieces
       documents.npy        [N]      64-bit hash of the document's id: splits are by document
       sentences.npy        [S, 4]   character start, end in the text; token start, end in the body
       sentence_offsets.npy [N+1]
@@ -19,6 +19,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -62,7 +63,26 @@ class Corpus:
     @cached_property
     def word_starts(self) -> np.ndarray:
         """Whether a word piece begins a word: [V] bool."""
-        return np.array(self._array("word_starts"))
+        model = json.loads(self.tokenizer.to_str())["model"]
+        inside = model.get("continuing_subword_prefix") if model["type"] == "WordPiece" else None
+        starts = np.ones(self.tokenizer.get_vocab_size(with_added_tokens=True), dtype=bool)
+        for piece, number in self.tokenizer.get_vocab(with_added_tokens=False).items():
+            starts[number] = not piece.startswith(inside) if inside else piece.startswith(("Ġ", "▁"))
+        return starts
+
+    @cached_property
+    def tokenizer(self):
+        """The `tokenizers.Tokenizer` that made the tokens."""
+        from tokenizers import Tokenizer
+
+        path = self.folder / "tokenizer.json"
+        if not path.exists():
+            raise BadInput(f"{path}: not found; prepare the corpus again")
+        return Tokenizer.from_file(str(path))
+
+    def decode(self, pieces: Sequence[int]) -> str:
+        """Word pieces as text, special tokens included."""
+        return self.tokenizer.decode([int(piece) for piece in pieces], skip_special_tokens=False)
 
     def _array(self, name: str, rows: int | None = None) -> np.ndarray:
         path = self.folder / f"{name}.npy"

@@ -22,7 +22,11 @@ class IctTask(pl.LightningModule):
     def __init__(self, towers: Towers, optimization: Optimization) -> None:
         super().__init__()
         self.towers, self.optimization = towers, optimization
-        self._passages = 0  # since the last line of metrics
+        self.step_tokens = 0  # real tokens of the last optimiser step
+
+    def transfer_batch_to_device(self, batch: IctBatch, device: torch.device, dataloader_idx: int) -> IctBatch:
+        """Our records move themselves."""
+        return batch.to(device, non_blocking=True)
 
     def outcome(self, batch: IctBatch) -> tuple[Tensor, Tensor]:
         """Loss in nats and hit of every question against the gathered passages."""
@@ -36,6 +40,7 @@ class IctTask(pl.LightningModule):
     def training_step(self, batch: IctBatch, batch_idx: int) -> Tensor:
         """The mean loss of the batch."""
         loss, hit = self.outcome(batch)
+        self.step_tokens += int(batch.queries.lengths.sum() + batch.passages.lengths.sum())
         self.log_dict(_accuracies(loss, hit, batch.kept), batch_size=len(batch))
         return loss.mean()
 

@@ -32,6 +32,11 @@ class PretrainTask(pl.LightningModule):
         super().__init__()
         self.realm, self.retrieval, self.optimization, self.per = realm, retrieval, optimization, per
         self._sums = HealthSums()
+        self.step_tokens = 0  # real tokens of the last optimiser step
+
+    def transfer_batch_to_device(self, batch: MaskedBatch, device: torch.device, dataloader_idx: int) -> MaskedBatch:
+        """Our records move themselves."""
+        return batch.to(device, non_blocking=True)
 
     def training_step(self, batch: MaskedBatch, batch_idx: int) -> Tensor:
         """Minus the marginal log-likelihood, over the masks of all ranks and micro-batches of the step."""
@@ -64,6 +69,7 @@ class PretrainTask(pl.LightningModule):
         """Logs the health of the whole optimiser step once its last micro-batch is done."""
         if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
             self.log_dict(self._sums.metrics(), sync_dist=world_size() > 1)
+            self.step_tokens = self._sums.tokens
             self._sums = HealthSums()
 
     @torch.no_grad()
@@ -132,7 +138,6 @@ class HealthSums:
             "retrieval/score_std": sums["score_std"] / questions,
             "retrieval/unique_passages": float(len(self.passages)),
             "retrieval/leaks": float(self.leaks),
-            "tokens": float(self.tokens),
         }
 
 
