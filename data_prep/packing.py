@@ -1,0 +1,192 @@
+"""Documents into passages: whole sentences, packed greedily into at most `max_length` word pieces.
+
+Every sentence is tokenised once, alone; a passage's body is its sentences' pieces one after the other. That they are
+the pieces of the passage's text as well holds because sentences meet at spaces (or at full stops that need none).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from data_prep.sources import Document
+from data_prep.splitting import Span, Splitter, normalised, parts, sentence_spans, splits_words
+from data_prep.tokenizer import plain_tokenizer
+
+SPECIALS = 3  # [CLS] title [SEP] body [SEP]
+CALL_CHARS = 1_000_000  # given to the tokenizer at once: bounds the memory of one huge document
+PART_CHARS = 20_000  # of a long sentence, tokenised alone
+
+
+class Sentence(NamedTuple):
+    """Characters of the document's text, and their word pieces."""
+
+    start: int
+    end: int
+    tokens: np.ndarray  # [T]
+
+
+@dataclass
+class Passages:
+    """Passages of a batch of documents, in order, and what was left out or changed on the way."""
+
+    document_hashes: list[int] = field(default_factory=list)  # of every document, also of one without a passage
+    rows: list[tuple[str, str, str]] = field(default_factory=list)  # document's id, title, text
+    documents: list[int] = field(default_factory=list)  # hash of the document's id
+    keys: list[int] = field(default_factory=list)  # of title and body: equal passages have equal keys
+    tokens: list[np.ndarray] = field(default_factory=list)  # [T] title, then body
+    title_lengths: list[int] = field(default_factory=list)
+    sentences: list[np.ndarray] = field(default_factory=list)  # [S, 4], columns as SENTENCE_COLUMNS of the corpus
+    skipped: Counter = field(default_factory=Counter)
+    changed: Counter = field(default_factory=Counter)
+
+    def add(self, sentences: Sequence[Sentence], *, document: str, title: str, text: str, head: np.ndarray) -> None:
+        """One passage: these sentences of the document's `text`, under the title's pieces `head`."""
+        start = sentences[0].start
+        ends = np.cumsum([len(sentence.tokens) for sentence in sentences])
+        begins = [0, *ends[:-1]]
+        rows = [(one.start - start, one.end - start, *at) for one, *at in zip(sentences, begins, ends, strict=True)]
+        tokens = np.concatenate([head, *(sentence.tokens for sentence in sentences)])
+        self.rows.append((document, title, text[start : sentences[-1].end]))
+        self.documents.append(hash64(document.encode("utf-8", "replace")))
+        self.keys.append(hash64(len(head).to_bytes(4, "little") + tokens.tobytes()))
+        self.tokens.append(tokens)
+        self.title_lengths.append(len(head))
+        self.sentences.append(np.array(rows, dtype=np.int32))
+
+
+class Packer:
+    """Turns batches of documents into Passages: a function with a tokenizer, sent to a worker process once."""
+
+    def __init__(self, *, tokenizer: str, split: Splitter, clean: Callable[[str], str], max_length: int) -> None:
+        self.split, self.clean, self.max_length = split, clean, max_length
+        self._json, self._tokenizer = tokenizer, None
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_tokenizer": None}
+
+    def __call__(self, documents: Sequence[Document]) -> Passages:
+        """Passages of the documents, in their order."""
+        made = Passages()
+        titles = [normalised(readable(document.title, made.changed))[0] for document in documents]
+        heads = [np.array(encoding.ids, dtype=np.int64) for encoding in self._encode(titles)]
+        texts, spans = [], []
+        for document in documents:
+            text, starts = normalised(readable(self.clean(document.text), made.changed))
+            texts.append(text)
+            spans.append(sentence_spans(text, starts, split=self.split))
+        around = ((text, span) for text, its in zip(texts, spans, strict=True) for span in its)
+        encodings = self._encode(text[a:b] for text, span in around for a, b in parts(text, span, longest=PART_CHARS))
+        for document, title, head, text, its in zip(documents, titles, heads, texts, spans, strict=True):
+            if len(head) > self.max_length // 2:
+                head = head[: self.max_length // 2]
+                made.changed["cut_title"] += 1
+            budget = self.max_length - SPECIALS - len(head)
+            sentences = list(sentences_of(text, its, encodings, budget=budget, changed=made.changed))
+            made.document_hashes.append(hash64(document.id.encode("utf-8", "replace")))
+            if not sentences:
+                made.skipped["empty_document"] += 1
+            for group in pack(sentences, text=text, budget=budget):
+                made.add(group, document=document.id, title=title, text=text, head=head)
+        return made
+
+    def _encode(self, strings: Iterable[str]) -> Iterator:
+        """Encodings of the strings, without special tokens, a bounded number of characters at a time."""
+        self._tokenizer = self._tokenizer or plain_tokenizer(self._json)
+        waiting, chars = [], 0
+        for string in strings:
+            waiting.append(string)
+            chars += len(string)
+            if chars >= CALL_CHARS:
+                yield from self._tokenizer.encode_batch(waiting, add_special_tokens=False)
+                waiting, chars = [], 0
+        yield from self._tokenizer.encode_batch(waiting, add_special_tokens=False)
+
+
+def sentences_of(
+    text: str, spans: Iterable[Span], encodings: Iterator, *, budget: int, changed: Counter
+) -> Iterator[Sentence]:
+    """Sentences of at most `budget` pieces: a longer one is cut, one without a piece (invisible) is left out."""
+    for start, end in spans:
+        around = parts(text, (start, end), longest=PART_CHARS)
+        found = [
+            pieces(next(encodings), shift=first - start, whole=len(around) == 1, budget=budget) for first, _ in around
+        ]
+        tokens = np.concatenate([ids for ids, _, _ in found])
+        if len(tokens) <= budget:
+            if len(tokens):
+                yield Sentence(start, end, tokens)
+            continue
+        changed["cut_sentence"] += 1
+        begins, words = (np.concatenate(column) for column in list(zip(*found, strict=True))[1:])
+        yield from cut(text, start, end, tokens=tokens, begins=begins, words=words, budget=budget)
+
+
+def pieces(
+    encoding, *, shift: int, whole: bool, budget: int
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Ids, first characters and word starts of an encoding; the last two only where a sentence will be cut."""
+    ids = np.array(encoding.ids, dtype=np.int64)
+    if whole and len(ids) <= budget:
+        return ids, None, None
+    begins = np.array([first for first, _ in encoding.offsets], dtype=np.int64) + shift
+    words = np.array(encoding.word_ids, dtype=np.int64)
+    return ids, begins, np.diff(words, prepend=-1) != 0
+
+
+def cut(
+    text: str, start: int, end: int, *, tokens: np.ndarray, begins: np.ndarray, words: np.ndarray, budget: int
+) -> Iterator[Sentence]:
+    """A long sentence in parts of at most `budget` pieces, cut where words begin, after a space if there is one."""
+    starts = np.flatnonzero(words)
+    spaced = np.array([at for at in starts.tolist() if text[start + begins[at] - 1] == " "], dtype=np.int64)
+    low, first = 0, start
+    while low < len(tokens):
+        high = low + budget
+        if high >= len(tokens):
+            yield Sentence(first, end, tokens[low:])
+            return
+        high = last_within(spaced, low, high) or last_within(starts, low, high) or high
+        last = start + int(begins[high])
+        yield Sentence(first, first + len(text[first:last].rstrip(" ")), tokens[low:high])
+        low, first = high, last
+
+
+def last_within(positions: np.ndarray, low: int, high: int) -> int | None:
+    """The largest of the sorted positions in (low, high]."""
+    at = int(np.searchsorted(positions, high, side="right")) - 1
+    return int(positions[at]) if at >= 0 and positions[at] > low else None
+
+
+def pack(sentences: Iterable[Sentence], *, text: str, budget: int) -> Iterator[list[Sentence]]:
+    """Greedy groups of following sentences with at most `budget` pieces; parts of a cut word never share a passage."""
+    group, used = [], 0
+    for sentence in sentences:
+        size = len(sentence.tokens)
+        if group and (used + size > budget or not splits_words(text, sentence.start)):
+            yield group
+            group, used = [], 0
+        group.append(sentence)
+        used += size
+    if group:
+        yield group
+
+
+def readable(text: str, changed: Counter) -> str:
+    """The text with U+FFFD for lone surrogates, which JSON can spell and no tokenizer or table can hold."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        changed["lone_surrogates"] += 1
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def hash64(content: bytes) -> int:
+    """63 bits of a hash: it fits a signed 64-bit integer and stays positive."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
