@@ -28,7 +28,7 @@ quickstart: $(INSTALLED) ## a retriever and a reader learn together from a small
 	$(eval EXPERIMENT ?= $(GPU_OR_CPU))
 	$(BIN)/python -m data_prep.passages source=vital out=$(CORPUS)
 	$(BIN)/python -m data_prep.spans corpus=$(CORPUS)
-	$(BIN)/python -m realm_train.train experiment=$(EXPERIMENT) seed=$(SEED) run=$(RUN)
+	$(BIN)/python -m realm_train.train experiment=$(EXPERIMENT) corpus=$(CORPUS) seed=$(SEED) run=$(RUN) ckpt_path=last
 	$(BIN)/python -m realm_train.report run=$(RUN)
 
 report: $(INSTALLED) ## report.json and report.html of a run again (RUN=runs/quickstart-seed1)

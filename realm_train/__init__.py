@@ -1,4 +1,4 @@
-"""REALM and its kin: a store (what is looked up) x a fusion (where it touches the model) x an objective (how it learns).
+"""REALM and its kin: a store (what is looked up) x a fusion (where it is read) x an objective (how it learns).
 
 Names are imported when first used, so that `import realm_train` is instant.
 """

@@ -121,10 +121,10 @@ def to_overrides(argv: list[str], *, takes_paths: bool) -> tuple[list[str], list
             if not equals:
                 value = "true" if not words or not is_value(words[0]) else words.pop(0)
             overrides.append(f"{name[2:].replace('-', '_')}={value}")
-        elif equals or word.startswith("~"):
-            overrides.append(word)
         elif takes_paths and Path(word).exists():
             runs.append(word)
+        elif equals or word.startswith("~"):
+            overrides.append(word)
         else:
             raise BadInput(f"got {word!r}, expected key=value{' or the folder of a run' if takes_paths else ''}")
     return flags, [*overrides, f"runs=[{','.join(map(quoted, runs))}]"] if runs else overrides
