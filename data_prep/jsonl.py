@@ -28,7 +28,7 @@ class BadLine(Exception):
 
 @dataclass
 class Jsonl(Source):
-    """One JSON object a line; `id`, `title`, `text` name its keys. `id: null` numbers the lines, `title: null` has none.
+    """One JSON object a line; `id`, `title`, `text` name its keys: `id: null` numbers lines, `title: null` is none.
 
     A line that is no document raises BadInput with file and line, or is counted with `on_error: skip`.
     """
