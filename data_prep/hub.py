@@ -16,7 +16,7 @@ FORMATS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".jsonl": "j
 
 @dataclass
 class Hub(Source):
-    """Rows of a data set; `id`, `title`, `text` name its columns: `id: null` numbers the rows, `title: null` is none."""
+    """Rows of a data set; `id`, `title`, `text` name its columns: `id: null` numbers rows, `title: null` is none."""
 
     path: str
     name: str | None = None

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from data_prep.compressed import opened
 from data_prep.sources import Document, Source
@@ -38,6 +39,7 @@ class Jsonl(Source):
     title: str | None = "title"
     text: str = "text"
     on_error: str = "stop"
+    unit: ClassVar[str] = "bytes"
 
     def __post_init__(self) -> None:
         if self.on_error not in ("stop", "skip"):
@@ -50,8 +52,8 @@ class Jsonl(Source):
         else:
             files = [path] if path.is_file() else sorted(Path(name) for name in glob.glob(self.path, recursive=True))
         if not files:
-            wanted = f"a folder with files that end in {', '.join(SUFFIXES)} (or .gz)" if path.is_dir() else "a file"
-            raise BadInput(f"{self.path}: no documents there, expected {wanted}; give source.path=")
+            wanted = f"files that end in {', '.join(SUFFIXES)} (or .gz)" if path.is_dir() else "a file, folder or glob"
+            raise BadInput(f"{self.path}: got nothing to read there, expected {wanted}; give source.path=")
         return files
 
     def inputs(self) -> list[dict]:
@@ -59,7 +61,7 @@ class Jsonl(Source):
 
     def __iter__(self) -> Iterator[Document]:
         files = self._files()
-        self.total, self.unit = sum(file.stat().st_size for file in files), "bytes"
+        self.total = sum(file.stat().st_size for file in files)
         before = 0
         for file in files:
             with opened(file) as (stream, raw):

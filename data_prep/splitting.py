@@ -35,8 +35,9 @@ def sentence_spans(text: str, starts: list[int], *, split: Splitter) -> list[Spa
     No sentence runs over a paragraph's start, and none begins inside of a word, whatever the splitter says.
     """
     spans = []
-    for start, end in zip(starts, [*(start - 1 for start in starts[1:]), len(text)], strict=True):
-        paragraph = text[start:end]
+    edges = [*starts, len(text) + 1] if starts else []
+    for start, after in itertools.pairwise(edges):
+        paragraph = text[start : after - 1]
         begins = {first for first, _ in split(paragraph)}
         begins = {begin for begin in begins if begin == 0 or splits_words(paragraph, begin)} | {0}
         for data in DATA.finditer(paragraph):

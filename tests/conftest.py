@@ -1,4 +1,4 @@
-"""What tests share: the small WordPiece tokenizer, and a small corpus of real documents with planted near duplicates."""
+"""What tests share: a small WordPiece tokenizer, and a small corpus of real documents with planted near duplicates."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tokenizer(tokenizer_folder):
 
 @pytest.fixture(scope="session")
 def make_corpus(tokenizer_folder) -> Callable:
-    """`make_corpus(documents, folder, **settings)`: a Corpus of `{"id", "title", "text"}`, prepared in `folder`/corpus."""
+    """`make_corpus(documents, folder, **settings)`: a Corpus of `{"id", "title", "text"}` in `folder`/corpus."""
     from data_prep.jsonl import Jsonl
     from data_prep.near_duplicates import Rules
     from data_prep.passages import prepare_passages
