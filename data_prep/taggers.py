@@ -36,8 +36,6 @@ class Tagger(Protocol):
 class SpacyTagger:
     """The entities of a spaCy pipeline: `model` is an installed package or a folder, `labels` those to keep."""
 
-    ENABLED = ("transformer", "curated_transformer", "tok2vec", "ner")
-
     def __init__(self, model: str, labels: Sequence[str], batch_size: int = 256) -> None:
         self.model, self.labels, self.batch_size = model, frozenset(labels), batch_size
 
@@ -70,8 +68,13 @@ class SpacyTagger:
                 f"tagger: spaCy's {self.model!r} has {pipeline.pipe_names} and no 'ner'; name another model"
                 " with tagger.entities.model=…"
             )
-        pipeline.select_pipes(enable=[name for name in self.ENABLED if name in pipeline.pipe_names])
+        pipeline.select_pipes(enable=[name for name, part in pipeline.pipeline if name == "ner" or _feeds_ner(part)])
         return pipeline
+
+
+def _feeds_ner(part) -> bool:
+    """Whether a part of a spaCy pipeline embeds tokens for its `ner`, which may as well have an embedding of its own."""
+    return "ner" in getattr(part, "listening_components", ())
 
 
 class TokenClassifierTagger:
