@@ -51,7 +51,7 @@ def merge_shards(paths: Sequence[Path], out: Path) -> dict:
     return {
         "count": spans.rows,
         "labels": labels,
-        "tagger": reports[0]["tagger"],
+        "models": reports[0]["models"],
         "counts": {
             "kept": spans.rows,
             "by_label": dict(zip(labels, by_label.tolist(), strict=True)),

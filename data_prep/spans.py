@@ -1,8 +1,7 @@
-"""Salient spans of a prepared corpus (REALM, section 3.4): entities and dates, as characters and as whole word pieces.
+"""python -m data_prep.spans corpus=data/vital: the salient spans of a prepared corpus (REALM, section 3.4).
 
-    python -m data_prep.spans corpus=data/vital
-
-The tagger reads raw text. Every finished shard is a file, so a killed step goes on where it was.
+A tagger reads raw text; what it finds is kept where it can be masked: whole word pieces of one sentence. Every finished
+shard is a file, so a killed step goes on where it was.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig
 
 from data_prep.alignment import Passage, Row, align
 from data_prep.progress import progress
@@ -25,67 +23,63 @@ from data_prep.step import run_step
 from data_prep.taggers import Tagger
 from data_prep.tokenizer import corpus_tokenizer
 from data_prep.workers import cpus, in_order
-from realm_train.command import command, resolved
+from realm_train.command import command
 from realm_train.data.corpus import Corpus
 from realm_train.errors import BadInput
 
 
-@command("data_prep/spans")
-def main(cfg: DictConfig) -> None:
-    """Makes the spans if corpus or settings changed, says what was kept and skipped, and shows examples."""
-    from hydra.utils import instantiate
+def prepare_spans(
+    *, corpus: str | Path, tagger: Tagger, max_tokens: int = 10, shard_size: int = 512, workers: int | None = None
+) -> tuple[dict, bool]:
+    """Writes `corpus`/spans; returns its manifest and whether it had to be made.
 
-    if cfg.shard_size < 1 or cfg.max_tokens < 1:
-        raise BadInput(
-            f"shard_size and max_tokens: got {cfg.shard_size} and {cfg.max_tokens}, expected at least 1 of each"
-        )
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the workers: the processes are the parallelism
-    corpus = Corpus(cfg.corpus)
-    out = corpus.folder / "spans"
-    manifest, made = run_step(
+    `shard_size` is passages between two saves. Raises BadInput for a folder that is no corpus, a tagger that cannot be
+    loaded, and a corpus without a single span.
+    """
+    for name, value in {"max_tokens": max_tokens, "shard_size": shard_size}.items():
+        if value < 1:
+            raise BadInput(f"{name}: got {value}, expected at least 1")
+    opened = Corpus(corpus)
+    return run_step(
         name="spans",
         kind="spans",
-        out=out,
-        inputs=[{"name": "corpus", "hash": corpus.hash}],
-        settings={"tagger": resolved(cfg.tagger), "max_tokens": cfg.max_tokens},
-        work=lambda aside: make_spans(
+        out=opened.folder / "spans",
+        inputs=[{"name": "corpus", "hash": opened.hash}],
+        settings={"tagger": tagger.settings(), "max_tokens": max_tokens},
+        work=lambda aside: write_spans(
             aside,
-            corpus=corpus,
-            tagger=instantiate(cfg.tagger),
-            max_tokens=cfg.max_tokens,
-            shard_size=cfg.shard_size,
-            workers=cfg.workers or cpus(),
+            corpus=opened,
+            tagger=tagger,
+            max_tokens=max_tokens,
+            shard_size=shard_size,
+            workers=cpus() if workers is None else workers,
         ),
         resumable=True,
     )
-    if cfg.show:
-        show(Corpus(cfg.corpus), cfg.show)
-    print(summary(manifest, corpus=corpus) if made else f"{out}: up to date, {manifest['count']:,} spans")
 
 
-def make_spans(aside: Path, *, corpus: Corpus, tagger: Tagger, max_tokens: int, shard_size: int, workers: int) -> dict:
-    """Writes spans.npy and span_offsets.npy into `aside`; shards that are there already are not made again.
-
-    Raises BadInput if the whole corpus has no span.
-    """
-    shards = aside / "shards"
+def write_spans(
+    folder: Path, *, corpus: Corpus, tagger: Tagger, max_tokens: int, shard_size: int, workers: int
+) -> dict:
+    """Writes the arrays into `folder` and returns the manifest's fields; shards that are there are not made again."""
+    shards = folder / "shards"
     shards.mkdir(exist_ok=True)
     work = ShardTagger(corpus.folder, tagger=tagger, max_tokens=max_tokens, out=shards)
     ranges = [(start, min(start + shard_size, corpus.count)) for start in range(0, corpus.count, shard_size)]
     missing = [shard for shard in ranges if not work.path(shard).exists()]
     done = corpus.count - sum(end - start for start, end in missing)
     words, started = 0, time.perf_counter()
-    with progress("spans", total=corpus.count, unit="passages") as show_progress:
-        show_progress(done)
+    with progress("spans", unit="passages") as update:
+        update(done, corpus.count)
         for passages, words_of_shard in in_order(work, missing, workers=workers):
             done, words = done + passages, words + words_of_shard
-            show_progress(done)
+            update(done, corpus.count)
     seconds = time.perf_counter() - started
-    fields = merge_shards([work.path(shard) for shard in ranges], aside)
-    if fields["count"] == 0:
+    fields = merge_shards([work.path(shard) for shard in ranges], folder)
+    if not fields["count"]:
         raise BadInput(
-            f"{corpus.folder}: not one span in {corpus.count} passages, tagger {fields['tagger']}, skipped"
-            f" {fields['counts']['skipped']}; give another tagger=, or train with masking=span, which needs no spans"
+            f"{corpus.folder}: no span in {corpus.count} passages (tagger {tagger.settings()}; skipped:"
+            f" {listed(fields['counts']['skipped'])}); give another tagger=, or train with masking=span or token"
         )
     shutil.rmtree(shards)
     return {"corpus": corpus.hash, **fields, "words_per_second": round(words / seconds)}
@@ -113,7 +107,7 @@ class ShardTagger:
             counts.append(len(kept))
             skipped.update(reasons)
         words = sum(len(text.split()) for text in texts)
-        report = {"skipped": skipped, "tagger": self.tagger.describe()}
+        report = {"skipped": skipped, "models": self.tagger.version()}
         write_shard(self.path(shard), rows=rows, counts=counts, report=report)
         return len(texts), words
 
@@ -150,32 +144,50 @@ class ShardTagger:
         return None if name is None else self._tokenizer.token_to_id(name)
 
 
-def show(corpus: Corpus, examples: int) -> None:
+def show_spans(folder: str | Path, *, count: int) -> None:
     """Prints passages from all over the corpus, their spans underlined."""
+    corpus = Corpus(folder)
     labels = corpus.span_manifest["labels"]
     with_spans = np.flatnonzero(corpus.span_counts())
-    for passage in with_spans[np.linspace(0, len(with_spans) - 1, min(examples, len(with_spans)), dtype=np.int64)]:
-        record = corpus.passage(passage)
-        spans = [(row[1], row[2], labels[row[5]]) for row in corpus.spans(passage).tolist()]
-        show_example(
-            heading=record["title"], text=record["text"], sentences=corpus.sentences(passage).tolist(), spans=spans
-        )
+    step = max(len(with_spans) // max(count, 1), 1)
+    for number in with_spans[::step][:count].tolist():
+        passage = corpus.passage(number)
+        spans = [(row[1], row[2], labels[row[5]]) for row in corpus.spans(number).tolist()]
+        heading = f"{passage['title'] or '(no title)'}  · passage {number}"
+        show_example(heading=heading, text=passage["text"], sentences=corpus.sentences(number), spans=spans)
 
 
-def summary(manifest: dict, *, corpus: Corpus) -> str:
-    """What was kept and what was not, on a few lines."""
+def summary(manifest: dict, folder: str | Path) -> str:
+    """The step's last line."""
     counts = manifest["counts"]
-    lines = [
-        f"kept {counts['kept']:,} spans: {_listed(counts['by_label'])}",
-        f"skipped: {_listed(counts['skipped']) or 'none'}",
-        f"passages without a span: {counts['passages_without_span']:,} of {corpus.count:,}",
-        f"{corpus.folder / 'spans'}: {manifest['seconds']:,.0f} s, {manifest['words_per_second']:,} words a second",
-    ]
-    return "\n".join(lines)
+    return (
+        f"{counts['kept']:,} spans: {listed(counts['by_label'])}; left out: {listed(counts['skipped'])};"
+        f" {counts['passages_without_span']:,} passages without a span;"
+        f" {manifest['words_per_second']:,} words a second, {manifest['seconds']} s → {folder}"
+    )
 
 
-def _listed(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in Counter(counts).most_common())
+def listed(counts: dict[str, int]) -> str:
+    """Counts as words, the largest first: "3 PERSON, 1 DATE"."""
+    return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in Counter(counts).most_common()) or "none"
+
+
+@command("data_prep/spans")
+def main(cfg) -> None:
+    """Makes the spans of a corpus, and prints `show` of its passages."""
+    from hydra.utils import instantiate
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the workers: the processes are the parallelism
+    manifest, made = prepare_spans(
+        corpus=cfg.corpus,
+        tagger=instantiate(cfg.tagger),
+        max_tokens=cfg.max_tokens,
+        shard_size=cfg.shard_size,
+        workers=cfg.workers,
+    )
+    show_spans(cfg.corpus, count=cfg.show)
+    folder = Path(cfg.corpus) / "spans"
+    print(summary(manifest, folder) if made else f"{folder}: up to date, {manifest['count']:,} spans")
 
 
 if __name__ == "__main__":

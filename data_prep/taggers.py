@@ -28,8 +28,12 @@ class Tagger(Protocol):
 
     def __call__(self, texts: Sequence[str]) -> list[list[Entity]]: ...
 
-    def describe(self) -> dict:
-        """Which model in which version, for the manifest."""
+    def settings(self) -> dict:
+        """All that decides what it finds, known without loading a model: spans are made again when it changes."""
+        ...
+
+    def version(self) -> dict:
+        """Which version of which model was loaded, for the manifest."""
         ...
 
 
@@ -46,10 +50,14 @@ class SpacyTagger:
             for doc in self._pipeline.pipe(texts, batch_size=self.batch_size)
         ]
 
-    def describe(self) -> dict:
-        """Name and version that the model gives itself."""
+    def settings(self) -> dict:
+        """Model and labels."""
+        return {"tagger": "spacy", "model": self.model, "labels": sorted(self.labels)}
+
+    def version(self) -> dict:
+        """As the model gives it."""
         meta = self._pipeline.meta
-        return {"name": "spacy", "model": f"{meta['lang']}_{meta['name']}", "version": meta["version"]}
+        return {f"{meta['lang']}_{meta['name']}": meta["version"]}
 
     @cached_property
     def _pipeline(self):
@@ -73,7 +81,7 @@ class SpacyTagger:
 
 
 def _feeds_ner(part) -> bool:
-    """Whether a part of a spaCy pipeline embeds tokens for its `ner`, which may as well have an embedding of its own."""
+    """Whether a part of a spaCy pipeline embeds tokens for its `ner`; small models have an embedding for it alone."""
     return "ner" in getattr(part, "listening_components", ())
 
 
@@ -103,10 +111,14 @@ class TokenClassifierTagger:
             for entities in self._tag(texts[start : start + self.batch_size])
         ]
 
-    def describe(self) -> dict:
-        """Name and revision of the model."""
-        config = self._loaded[1].config
-        return {"name": "hf", "model": self.model, "version": getattr(config, "_commit_hash", None)}
+    def settings(self) -> dict:
+        """Model, labels, and the windows of long texts."""
+        labels = None if self.labels is None else sorted(self.labels)
+        return {"tagger": "hf", "model": self.model, "labels": labels, "stride": self.stride}
+
+    def version(self) -> dict:
+        """The commit on the hub, None for a folder."""
+        return {self.model: getattr(self._loaded[1].config, "_commit_hash", None)}
 
     def _tag(self, texts: Sequence[str]) -> list[list[Entity]]:
         tokenizer, model, max_length = self._loaded
@@ -198,9 +210,13 @@ class DateTagger:
     def __call__(self, texts: Sequence[str]) -> list[list[Entity]]:
         return [[Entity(*match.span(), "DATE") for match in DATE.finditer(text)] for text in texts]
 
-    def describe(self) -> dict:
-        """The version is the pattern itself."""
-        return {"name": "dates", "pattern": hashlib.sha256(DATE.pattern.encode()).hexdigest()[:16]}
+    def settings(self) -> dict:
+        """The pattern, by its hash."""
+        return {"tagger": "dates", "pattern": hashlib.sha256(DATE.pattern.encode()).hexdigest()[:16]}
+
+    def version(self) -> dict:
+        """No model, no version."""
+        return {}
 
 
 class UnionTagger:
@@ -213,9 +229,13 @@ class UnionTagger:
         found = [tagger(texts) for tagger in self.taggers.values()]
         return [[entity for entities in of_text for entity in entities] for of_text in zip(*found, strict=True)]
 
-    def describe(self) -> dict:
-        """What its parts say of themselves."""
-        return {"name": "union", **{name: tagger.describe() for name, tagger in self.taggers.items()}}
+    def settings(self) -> dict:
+        """Those of its parts."""
+        return {"tagger": "union", **{name: tagger.settings() for name, tagger in self.taggers.items()}}
+
+    def version(self) -> dict:
+        """Those of its parts together."""
+        return {model: version for tagger in self.taggers.values() for model, version in tagger.version().items()}
 
 
 MONTH = (
