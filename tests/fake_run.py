@@ -1,4 +1,4 @@
-"""A run folder as training leaves it, with numbers that are made up but consistent: curves fall, versions are adopted."""
+"""A run folder as training leaves it; its numbers are made up but agree: curves fall, versions are adopted."""
 
 from __future__ import annotations
 
@@ -8,38 +8,70 @@ import random
 from pathlib import Path
 
 PASSAGES = {
-    "Paris": "Paris is the capital of France. The Eiffel Tower, built by the firm of Gustave Eiffel for the world's fair"
-    " of 1889, was first disliked by artists and is now the symbol of the city on the Seine.",
-    "World's fair": "Universal exhibitions showed the industry of nations. London opened the first in 1851 under a roof"
-    " of glass; the fair of 1889 left behind the Eiffel Tower, and that of 1958 the Atomium in Brussels.",
-    "Iron": "Iron is a metal of the first transition series. Wrought iron carried bridges and towers until steel became"
-    " cheap in the last quarter of the nineteenth century.",
-    "Marie Curie": "Marie Curie, born Skłodowska in Warsaw, shared the Nobel Prize in Physics in 1903 and received the"
-    " Nobel Prize in Chemistry in 1911. She named polonium after her country.",
-    "Radioactivity": "Henri Becquerel found radioactivity in 1896 in salts of uranium. Polonium and radium were found"
-    " two years later by Marie Curie and Pierre Curie in Paris.",
-    "Nile": "The Nile flows north through eleven countries into the Mediterranean Sea. Below Khartoum the White Nile"
-    " and the Blue Nile are one river, and from Aswan on it fed ancient Egypt.",
-    "Cairo": "Cairo, the capital of Egypt, lies on the Nile where its valley opens into the delta. Its old town counts"
-    " several hundred mosques.",
-    "Ludwig van Beethoven": "Beethoven came to Vienna in 1792 to study with Joseph Haydn. His ninth symphony, first heard"
-    " there in 1824, ends with a chorus on a poem of Friedrich Schiller.",
-    "Vienna": "Vienna stands on the Danube. Mozart, Haydn, Beethoven and Schubert worked in the city, and its opera opened"
-    " in 1869 on the Ringstraße.",
-    "Photosynthesis": "In photosynthesis plants, algae and cyanobacteria turn light into chemical energy. The green pigment"
-    " chlorophyll absorbs mainly red and blue light, and oxygen is released.",
-    "Chlorophyll": "Chlorophyll is a pigment with a magnesium ion at its centre. It sits in the thylakoid membranes of"
-    " chloroplasts.",
-    "Isaac Newton": "Isaac Newton published the Principia in 1687, with the laws of motion and of universal gravitation."
-    " He shared the invention of calculus with Gottfried Wilhelm Leibniz.",
-    "Calculus": "Calculus is the study of continuous change. It was developed in the late 17th century by Isaac Newton and"
-    " Gottfried Wilhelm Leibniz, who quarrelled about who was first.",
-    "Mount Everest": "Edmund Hillary and Tenzing Norgay reached the summit of Mount Everest on 29 May 1953, from the south"
-    " side, in Nepal.",
-    "Himalayas": "The Himalayas part the plains of India from Tibet. Mount Everest, on the border of Nepal and China, is"
-    " their highest peak.",
-    "William Shakespeare": "William Shakespeare was born in Stratford-upon-Avon in 1564. Hamlet, King Lear and Macbeth were"
-    " written between 1599 and 1606.",
+    "Paris": (
+        "Paris is the capital of France. The Eiffel Tower, built by the firm of Gustave Eiffel for the "
+        "world's fair of 1889, was first disliked by artists and is now the symbol of the city on the Seine."
+    ),
+    "World's fair": (
+        "Universal exhibitions showed the industry of nations. London opened the first in 1851 under a roof "
+        "of glass; the fair of 1889 left behind the Eiffel Tower, and that of 1958 the Atomium in Brussels."
+    ),
+    "Iron": (
+        "Iron is a metal of the first transition series. Wrought iron carried bridges and towers until steel "
+        "became cheap in the last quarter of the nineteenth century."
+    ),
+    "Marie Curie": (
+        "Marie Curie, born Skłodowska in Warsaw, shared the Nobel Prize in Physics in 1903 and received the "
+        "Nobel Prize in Chemistry in 1911. She named polonium after her country."
+    ),
+    "Radioactivity": (
+        "Henri Becquerel found radioactivity in 1896 in salts of uranium. Polonium and radium were found two "
+        "years later by Marie Curie and Pierre Curie in Paris."
+    ),
+    "Nile": (
+        "The Nile flows north through eleven countries into the Mediterranean Sea. Below Khartoum the White "
+        "Nile and the Blue Nile are one river, and from Aswan on it fed ancient Egypt."
+    ),
+    "Cairo": (
+        "Cairo, the capital of Egypt, lies on the Nile where its valley opens into the delta. Its old town "
+        "counts several hundred mosques."
+    ),
+    "Ludwig van Beethoven": (
+        "Beethoven came to Vienna in 1792 to study with Joseph Haydn. His ninth symphony, first heard there "
+        "in 1824, ends with a chorus on a poem of Friedrich Schiller."
+    ),
+    "Vienna": (
+        "Vienna stands on the Danube. Mozart, Haydn, Beethoven and Schubert worked in the city, and its opera "
+        "opened in 1869 on the Ringstraße."
+    ),
+    "Photosynthesis": (
+        "In photosynthesis plants, algae and cyanobacteria turn light into chemical energy. The green pigment "
+        "chlorophyll absorbs mainly red and blue light, and oxygen is released."
+    ),
+    "Chlorophyll": (
+        "Chlorophyll is a pigment with a magnesium ion at its centre. It sits in the thylakoid membranes of "
+        "chloroplasts."
+    ),
+    "Isaac Newton": (
+        "Isaac Newton published the Principia in 1687, with the laws of motion and of universal gravitation. "
+        "He shared the invention of calculus with Gottfried Wilhelm Leibniz."
+    ),
+    "Calculus": (
+        "Calculus is the study of continuous change. It was developed in the late 17th century by Isaac "
+        "Newton and Gottfried Wilhelm Leibniz, who quarrelled about who was first."
+    ),
+    "Mount Everest": (
+        "Edmund Hillary and Tenzing Norgay reached the summit of Mount Everest on 29 May 1953, from the south "
+        "side, in Nepal."
+    ),
+    "Himalayas": (
+        "The Himalayas part the plains of India from Tibet. Mount Everest, on the border of Nepal and China, "
+        "is their highest peak."
+    ),
+    "William Shakespeare": (
+        "William Shakespeare was born in Stratford-upon-Avon in 1564. Hamlet, King Lear and Macbeth were "
+        "written between 1599 and 1606."
+    ),
 }
 
 SENTENCES = [
@@ -109,6 +141,7 @@ def _pretrain_events(rng: random.Random, steps: int, learnt: bool) -> list[dict]
         event["retrieval/utility"] = gain + rng.gauss(0, 0.1)
         event["retrieval/p_null"] = 0.13 + (0.2 if learnt else 0.8) * done + rng.gauss(0, 0.01)
         event["retrieval/entropy"] = 1.9 - 0.8 * done + rng.gauss(0, 0.03)
+        event["retrieval/score_std"] = 0.4 + 1.1 * done + rng.gauss(0, 0.05)
         event |= {"retrieval/leaks": 0, "index/version": version, "index/age_steps": step - trained}
         events.append({**event, "throughput/tokens_per_second": 5200 + rng.gauss(0, 200)})
     return events

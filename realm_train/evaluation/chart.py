@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-Number = float | int
+from realm_train.evaluation.run import Number
+
 Point = tuple[Number, Number]
 
 WIDTH, HEIGHT = 560, 250
-LEFT, RIGHT, TOP, BOTTOM = 50, 92, 20, 34
+LEFT, RIGHT, TOP, BOTTOM = 50, 100, 20, 34
 MOST_POINTS, MOST_HOVERS = 400, 48
 
 
@@ -30,15 +31,15 @@ class Line:
 
 
 def smooth(points: Sequence[Point], share: float = 0.06) -> list[Point]:
-    """Centred moving average over a window of `share` of the points (at least 5), narrower near both ends."""
+    """Moving average over a window of `share` of the points (at least 5), cut off at both ends of the curve."""
     half = max(2, round(len(points) * share / 2))
     sums = [0.0]
     for _, value in points:
         sums.append(sums[-1] + value)
     averaged = []
     for at, (step, _) in enumerate(points):
-        reach = min(half, at, len(points) - 1 - at)
-        averaged.append((step, (sums[at + reach + 1] - sums[at - reach]) / (2 * reach + 1)))
+        first, last = max(at - half, 0), min(at + half + 1, len(points))
+        averaged.append((step, (sums[last] - sums[first]) / (last - first)))
     return averaged
 
 
@@ -62,17 +63,23 @@ def chart(
     floor: Number | None = None,
     ceiling: Number | None = None,
     zero: bool = False,
+    until: Number | None = None,
+    least: Number = 0,
 ) -> str:
     """A titled figure, or nothing where no line has a point.
 
     `marks` are vertical lines (step, label); `floor` and `ceiling` are values that the axis must reach; `zero` draws
-    the line of no effect.
+    the line of no effect; the steps go to `until` at least, and the values
+    span at least `least`, so that a hair's breadth does not look like a gap.
     """
     lines = [line for line in lines if line.points]
     if not lines:
         return ""
     frame = Frame.around(
-        [point for line in lines for point in line.points], marks, (floor, ceiling, 0 if zero else None)
+        [point for line in lines for point in line.points],
+        steps=[step for step, _ in marks] + ([] if until is None else [until]),
+        values=[value for value in (floor, ceiling, 0 if zero else None) if value is not None],
+        least=least,
     )
     drawn = [*frame.axes(), *frame.verticals(marks)]
     if zero:
@@ -96,39 +103,39 @@ class Frame:
 
     @classmethod
     def around(
-        cls, points: Sequence[Point], marks: Sequence[tuple[Number, str]], reach: Sequence[Number | None]
+        cls, points: Sequence[Point], *, steps: Sequence[Number], values: Sequence[Number], least: Number
     ) -> Frame:
-        """A frame that holds all points with a little air above and below, and the values of `reach`."""
-        xs = [float(x) for x, _ in points] + [float(x) for x, _ in marks]
-        ys = [float(y) for _, y in points] + [float(y) for y in reach if y is not None]
+        """A frame that holds all points with a little air above and below, and reaches these steps and values."""
+        xs = [float(x) for x in (*(x for x, _ in points), *steps)]
+        ys = [float(y) for y in (*(y for _, y in points), *values)]
         low, high = min(ys), max(ys)
-        air = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
-        bounds = [float(y) for y in reach if y is not None]
+        air = max(0.06 * (high - low), (least - (high - low)) / 2) or 0.05 * abs(high) or 0.5
         return cls(
             x0=min(xs),
             x1=max(xs) if max(xs) > min(xs) else min(xs) + 1,
-            y0=low if low in bounds else low - air,
-            y1=high if high in bounds and high > low else high + air,
+            y0=low if low in values else low - air,
+            y1=high if high in values and high > low else high + air,
         )
 
-    def x(self, value: Number) -> float:
+    def x(self, value: Number) -> Number:
         return LEFT + (value - self.x0) / (self.x1 - self.x0) * (WIDTH - LEFT - RIGHT)
 
-    def y(self, value: Number) -> float:
+    def y(self, value: Number) -> Number:
         return HEIGHT - BOTTOM - (value - self.y0) / (self.y1 - self.y0) * (HEIGHT - TOP - BOTTOM)
 
     def axes(self) -> list[str]:
         """Horizontal grid lines with values, steps below."""
         drawn = []
-        for value in ticks(self.y0, self.y1):
+        heights = ticks(self.y0, self.y1)
+        for value in heights:
             y = self.y(value)
             drawn.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            drawn.append(f'<text class="tick end" x="{LEFT - 8}" y="{y + 4:.1f}">{label(value)}</text>')
+            drawn.append(f'<text class="tick end" x="{LEFT - 8}" y="{y + 4:.1f}">{tick(value, heights)}</text>')
         for value in ticks(self.x0, self.x1):
             drawn.append(
                 f'<text class="tick mid" x="{self.x(value):.1f}" y="{HEIGHT - BOTTOM + 18}">{label(value)}</text>'
             )
-        drawn.append(f'<text class="tick" x="{WIDTH - RIGHT + 10}" y="{HEIGHT - BOTTOM + 18}">step</text>')
+        drawn.append(f'<text class="tick" x="{WIDTH - RIGHT + 22}" y="{HEIGHT - BOTTOM + 18}">step</text>')
         return drawn
 
     def verticals(self, marks: Sequence[tuple[Number, str]]) -> list[str]:
@@ -172,17 +179,17 @@ class Frame:
         ends = sorted(
             ((self.y(line.points[-1][1]), line) for line in lines if line.kind != "faint"), key=lambda e: e[0]
         )
-        places = apart([y for y, _ in ends], gap=26, low=TOP + 8, high=HEIGHT - BOTTOM - 8)
+        places = apart([y for y, _ in ends], gap=29, low=TOP + 8, high=HEIGHT - BOTTOM - 16)
         return [
             f'<text class="name c{line.colour}" x="{WIDTH - RIGHT + 10}" y="{y:.1f}">{escape(line.name)}'
-            f'<tspan class="value" x="{WIDTH - RIGHT + 10}" dy="13">{label(line.points[-1][1])}</tspan></text>'
+            f'<tspan class="value" x="{WIDTH - RIGHT + 10}" dy="1.1em">{label(line.points[-1][1])}</tspan></text>'
             for y, (_, line) in zip(places, ends, strict=True)
         ]
 
 
-def apart(places: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
+def apart(places: Sequence[Number], *, gap: Number, low: Number, high: Number) -> list[Number]:
     """Sorted places moved down, then up, until neighbours are `gap` apart and all lie in [low, high] if they can."""
-    moved: list[float] = []
+    moved: list[Number] = []
     for place in places:
         moved.append(max(place, low, moved[-1] + gap if moved else low))
     limit = high
@@ -199,8 +206,17 @@ def thinned(points: Sequence[Point], most: int) -> list[Point]:
     return [points[round(at * (len(points) - 1) / (most - 1))] for at in range(most)]
 
 
+def tick(value: float, others: Sequence[float]) -> str:
+    """A tick's number, with as many decimals as tell it from its neighbours."""
+    step = others[1] - others[0] if len(others) > 1 else abs(value) or 1.0
+    if abs(value) >= 10_000:
+        return label(value)
+    decimals = next((count for count in range(7) if abs(step * 10**count - round(step * 10**count)) < 1e-6), 7)
+    return f"{value:.{decimals}f}"
+
+
 def label(value: Number) -> str:
-    """A number as short as a tick allows."""
+    """A number in three figures."""
     if value and abs(value) >= 10_000:
         return f"{value / 1000:.4g}k"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

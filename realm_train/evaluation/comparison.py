@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Number = float | int
+from realm_train.evaluation.run import Number
 
 
 def scalars(report: Mapping[str, Any], prefix: str = "") -> dict[str, Number]:

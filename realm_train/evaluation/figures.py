@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from html import escape
 
 from realm_train.evaluation.chart import Line, chart, smooth
-from realm_train.evaluation.run import Run
+from realm_train.evaluation.run import Number, Run
 
-Number = float | int
 DEPTHS = ((1, 1), (5, 2), (20, 3))  # k, colour
 
 
@@ -16,6 +15,7 @@ def pretraining(run: Run) -> Iterator[str]:
     """Loss, and what retrieval does to it."""
     marks = [(step, f"v{version}") for step, version in run.adoptions()]
     loss, utility = run.curve("pretrain", "loss"), run.curve("pretrain", "retrieval/utility")
+    spread = run.curve("pretrain", "retrieval/score_std")
     p_null, entropy = run.curve("pretrain", "retrieval/p_null"), run.curve("pretrain", "retrieval/entropy")
     figures = [
         chart(
@@ -25,6 +25,7 @@ def pretraining(run: Run) -> Iterator[str]:
                 Line("retrieval", held(run, "loss"), 1, "dots"),
             ],
             note="Nats a hidden word piece. The gap is what retrieval is worth to the same reader.",
+            least=0.5,
         ),
         chart(
             "Retrieval utility",
@@ -62,7 +63,12 @@ def pretraining(run: Run) -> Iterator[str]:
             note="Nats. High: it spreads its bets. Near 0: one passage takes all.",
             floor=0,
         ),
-        throughput(run),
+        chart(
+            "Spread of the scores",
+            [Line("raw", spread, 1, "faint"), Line("training", smooth(spread), 1)],
+            note="Standard deviation of f(x,z) over retrieved passages. Near 0 all passages look alike.",
+            floor=0,
+        ),
     ]
     yield from section(
         "Pretraining", "The reader fills in hidden words, and the retriever learns what to look up.", figures
@@ -76,17 +82,6 @@ def held(run: Run, name: str) -> list[tuple[int, Number]]:
     return sorted(points.items())
 
 
-def throughput(run: Run) -> str:
-    """Tokens a second, smoothed."""
-    speed = run.curve("pretrain", "throughput/tokens_per_second")
-    return chart(
-        "Throughput",
-        [Line("raw", speed, 1, "faint"), Line("tokens/s", smooth(speed), 1)],
-        note="Tokens a second.",
-        floor=0,
-    )
-
-
 def index(run: Run) -> Iterator[str]:
     """How fresh the index is, and what each new version changes."""
     marks = [(step, f"v{version}") for step, version in run.adoptions()]
@@ -94,7 +89,8 @@ def index(run: Run) -> Iterator[str]:
     def at_each(metric: str) -> list[Line]:
         return [Line(f"top {k}", run.curve("pretrain", f"{metric}@{k}"), colour, "dots") for k, colour in DEPTHS]
 
-    age = run.curve("pretrain", "index/age_steps")
+    age, speed = run.curve("pretrain", "index/age_steps"), run.curve("pretrain", "throughput/tokens_per_second")
+    end = age[-1][0] if age else None
     figures = [
         chart(
             "Index age",
@@ -110,11 +106,20 @@ def index(run: Run) -> Iterator[str]:
             marks=marks,
             floor=0,
             ceiling=1,
+            until=end,
         ),
         chart(
             "Recall on held-out sentences",
             at_each("retrieval/recall"),
             note="How often a retrieved passage holds the hidden words, at each new index.",
+            marks=marks,
+            floor=0,
+            until=end,
+        ),
+        chart(
+            "Throughput",
+            [Line("raw", speed, 1, "faint"), Line("tokens/s", smooth(speed), 1)],
+            note="Tokens a second; a refresh that shares the machine slows training.",
             marks=marks,
             floor=0,
         ),

@@ -7,12 +7,10 @@ from html import escape
 from typing import Any
 
 from realm_train.evaluation.figures import index, pretraining, warm_start
-from realm_train.evaluation.run import Run
-from realm_train.evaluation.sentences import cards
+from realm_train.evaluation.run import Number, Run
+from realm_train.evaluation.sentences import cards, signed
 from realm_train.evaluation.style import STYLE
 from realm_train.evaluation.summary import verdict
-
-Number = float | int
 
 
 def page(run: Run, report: Mapping[str, Any]) -> str:
@@ -24,9 +22,9 @@ def page(run: Run, report: Mapping[str, Any]) -> str:
         f'<p class="lead">{escape(lead(run, report))}</p>',
         f'<div class="tiles">{"".join(tiles(report))}</div>',
         *pretraining(run),
+        *examples(run),
         *index(run),
         *warm_start(run),
-        *examples(run),
         *origin(run, report),
     ]
     head = (
@@ -58,9 +56,9 @@ def tiles(report: Mapping[str, Any]) -> Iterator[str]:
     ict, realm, index = report["ict"], report["realm"], report["index"]
     if "utility_end" in realm:
         error = realm.get("utility_end_error")
-        help = f"nats a word piece{f', ± {error:.2f}' if error else ''}; before: {realm['utility_start']:+.2f}"
+        help = f"nats a word piece{f', ± {error:.1g}' if error else ''}; before: {signed(realm['utility_start'])}"
         good = "good" if report["verdict"] == "learnt" else "bad" if report["verdict"] == "nothing" else ""
-        yield tile(f"{realm['utility_end']:+.2f}", "retrieval utility", help, good)
+        yield tile(signed(realm["utility_end"]), "retrieval utility", help, good)
         yield tile(arrow(realm["loss_start"], realm["loss_end"]), "held-out loss", "with retrieval, before → after")
         yield tile(f"{realm['loss_null_end']:.2f}", "held-out loss, no passages", "the same reader after training")
         yield tile(
@@ -105,12 +103,17 @@ def examples(run: Run) -> Iterator[str]:
         f"<h2>{count} held-out sentences{', before and after' if after else ''}</h2>"
         "<p>The first ones of the held-out documents, not chosen. Each is shown with the passages that were looked up"
         " for its hidden words; open one to read it.</p>"
-        '<p class="key"><span><span class="swatch" style="background:var(--c1)"></span>p(z|x): what the retriever'
-        ' expects to help</span><span><span class="swatch" style="background:var(--c2);height:4px"></span>p(z|x,y): what'
-        ' did help, once the answer is known</span><span><span class="tick-mark">✓</span>holds the answer</span>'
+        f'<p class="key"><span>{swatch(1, 8)}p(z|x): what the retriever expects to help</span>'
+        f"<span>{swatch(2, 4)}p(z|x,y): what did help, once the answer is known</span>"
+        '<span><span class="tick-mark">✓</span>holds the answer</span>'
         "<span>nats: log-probability gained over the empty passage</span></p>"
     )
     yield cards(before, after)
+
+
+def swatch(colour: int, height: int) -> str:
+    """A bar of the legend."""
+    return f'<span class="swatch" style="background:var(--c{colour});height:{height}px"></span>'
 
 
 def origin(run: Run, report: Mapping[str, Any]) -> Iterator[str]:
@@ -165,5 +168,4 @@ def duration(seconds: Number) -> str:
     """Seconds, minutes or hours, whichever reads best."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -10,6 +10,7 @@ from typing import Any
 
 from realm_train.errors import BadInput
 
+Number = float | int
 SIGNS = ("config.yaml", "metrics.jsonl", "provenance.json")  # a folder with none of them is no run
 
 
@@ -36,15 +37,15 @@ class Run:
         return steps is not None and len(self.heldout) > 1 and self.heldout[-1]["step"] >= steps
 
     @cached_property
-    def _curves(self) -> dict[tuple[str, str], dict[int, float]]:
-        curves: dict[tuple[str, str], dict[int, float]] = {}
+    def _curves(self) -> dict[tuple[str, str], dict[int, Number]]:
+        curves: dict[tuple[str, str], dict[int, Number]] = {}
         for event in self.events:
             for metric, value in event.items():
                 if metric not in ("stage", "step", "time") and value is not None:
                     curves.setdefault((event["stage"], metric), {})[event["step"]] = value
         return curves
 
-    def curve(self, stage: str, metric: str) -> list[tuple[int, float]]:
+    def curve(self, stage: str, metric: str) -> list[tuple[int, Number]]:
         """(step, value) of one metric in order; where a step was logged twice, the later value."""
         return sorted(self._curves.get((stage, metric), {}).items())
 

@@ -9,8 +9,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from realm_train.evaluation.run import Number
+
 MASKS = re.compile(r"(?:\[MASK\]|<mask>)(?:\s*(?:\[MASK\]|<mask>))*")
-AROUND = 110  # characters shown on each side of an answer
+BEFORE, AFTER = 40, 150  # characters shown on both sides of an answer
+FIRST = 3  # passages shown at once, beside those that hold the answer
 
 Example = Mapping[str, Any]
 
@@ -20,7 +23,7 @@ def cards(before: Mapping[str, Any], after: Mapping[str, Any] | None) -> str:
     later = {_key(example): example for example in after["examples"]} if after else {}
     both = [example for example in before["examples"] if not after or _key(example) in later]
     sides = [(f"before training, step {before['step']}", before)] + (
-        [(f"step {after['step']}", after)] if after else []
+        [(f"after step {after['step']}", after)] if after else []
     )
     return "".join(
         card(number, [(name, later[_key(example)] if record is after else example) for name, record in sides])
@@ -52,7 +55,7 @@ def blanked(masked: str) -> str:
     for run in MASKS.finditer(masked):
         count = len(re.findall(r"\[MASK\]|<mask>", run[0]))
         pieces += [escape(masked[at : run.start()]), f'<span class="blank" title="{count} word pieces">']
-        pieces += ["&nbsp;" * 5 * count, "</span>"]
+        pieces += ["&nbsp;" * min(9 * count, 40), "</span>"]
         at = run.end()
     return "".join(pieces) + escape(masked[at:])
 
@@ -60,14 +63,20 @@ def blanked(masked: str) -> str:
 def side(name: str, example: Example) -> str:
     """What one evaluation retrieved: its gain over the empty passage, then the candidates, likeliest first."""
     gain = example["log_p"] - example["log_p_null"]
-    rows = sorted(zip(example["passages"], posterior(example)[1:], strict=True), key=lambda row: -row[0]["p"])
-    listed = "".join(candidate(passage, shown, example["answer"]) for passage, shown in rows)
-    null = bars(example["p_null"], posterior(example)[0])
+    null, *shown = posterior(example)
+    rows = sorted(zip(example["passages"], shown, strict=True), key=lambda row: -row[0]["p"])
+    best = max(shown, default=0.0) if gain > 0.05 and max(shown, default=0.0) > null else None
+    listed = ["", ""]
+    for place, (passage, after) in enumerate(rows):
+        folded = place >= FIRST and not passage["has_answer"]
+        listed[folded] += candidate(passage, after, example["answer"], carried=after == best)
+    more = f"<details class=more><summary>{listed[1].count('<li')} more</summary><ol>{listed[1]}</ol></details>"
     return (
         f'<section><h4>{escape(name)} <span class="gain {"good" if gain > 0.05 else "bad" if gain < -0.05 else ""}"'
-        f' title="log p(y|x) − log p(y|x, ∅) = {example["log_p"]:.2f} − {example["log_p_null"]:.2f}">'
-        f"{gain:+.2f} nats</span></h4>"
-        f'<ol>{listed}<li class="null">{null}<div><i>the empty passage ∅</i></div></li></ol></section>'
+        f' title="log p(y|x) − log p(y|x, ∅) = {signed(example["log_p"])} − ({signed(example["log_p_null"])})">'
+        f"{signed(gain)} nats</span></h4>"
+        f'<ol>{listed[0]}<li class="null">{bars(example["p_null"], null)}<i>the empty passage ∅</i></li></ol>'
+        f"{more if listed[1] else ''}</section>"
     )
 
 
@@ -81,22 +90,28 @@ def posterior(example: Example) -> list[float]:
     return [weight / total for weight in weights]
 
 
-def _log(probability: float | int) -> float:
+def _log(probability: Number) -> float:
     return math.log(probability) if probability > 0 else -math.inf
 
 
-def candidate(passage: Mapping[str, Any], shown: float, answer: str) -> str:
+def signed(value: Number) -> str:
+    """Two decimals with a sign, and a minus that is one."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def candidate(passage: Mapping[str, Any], shown: Number, answer: str, *, carried: bool) -> str:
     """One passage: both probabilities, its title, and the place where the answer stands."""
     tick = '<span class="tick-mark" title="holds the answer">✓</span>' if passage["has_answer"] else ""
+    chip = ' <em title="the highest p(z|x,y)">helped most</em>' if carried else ""
     whole = highlighted(passage["text"], answer) if passage["has_answer"] else escape(passage["text"])
     return (
         f'<li class="{"answer" if passage["has_answer"] else ""}">{bars(passage["p"], shown)}'
-        f"<details><summary>{tick}<b>{escape(passage['title'])}</b> {excerpt(passage, answer)}</summary>"
+        f"<details><summary>{tick}<b>{escape(passage['title'])}</b>{chip} {excerpt(passage, answer)}</summary>"
         f"<p>{whole}</p></details></li>"
     )
 
 
-def bars(prior: float | int, shown: float | int) -> str:
+def bars(prior: Number, shown: Number) -> str:
     """p(z|x) as a bar, p(z|x,y) as a thin one under it."""
     return (
         f'<div class="bars" title="p(z|x) = {prior:.3f}, p(z|x,y) = {shown:.3f}">'
@@ -106,7 +121,7 @@ def bars(prior: float | int, shown: float | int) -> str:
     )
 
 
-def _percent(probability: float | int) -> str:
+def _percent(probability: Number) -> str:
     return "<1%" if probability < 0.005 else f"{probability:.0%}"
 
 
@@ -114,7 +129,7 @@ def excerpt(passage: Mapping[str, Any], answer: str) -> str:
     """The words around the answer, or the first ones."""
     text = passage["text"]
     places = find(text, answer) if passage["has_answer"] else []
-    start, end = (places[0][0] - AROUND, places[0][1] + AROUND) if places else (0, 2 * AROUND)
+    start, end = (places[0][0] - BEFORE, places[0][1] + AFTER) if places else (0, BEFORE + AFTER)
     start = text.find(" ", start) + 1 if start > 0 else 0
     end = max(text.rfind(" ", 0, end), places[0][1] if places else 0) if end < len(text) else len(text)
     piece = text[start:end]

@@ -18,7 +18,7 @@ h1.nothing{color:var(--bad)}h1.unclear{color:var(--warn)}
 .lead{color:var(--soft);margin:0 0 28px;max-width:46em}
 h2{font:600 24px/1.3 Georgia,"Times New Roman",serif;margin:52px 0 6px}
 h2+p{color:var(--soft);margin:0 0 18px;max-width:50em}
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(166px,1fr));gap:12px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(196px,1fr));gap:12px}
 .tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 16px}
 .tile b{display:block;font-size:25px;font-weight:600;line-height:1.2;font-variant-numeric:tabular-nums;
 white-space:nowrap}
@@ -29,6 +29,7 @@ white-space:nowrap}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(430px,100%),1fr));gap:14px}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 14px 8px;
 min-width:0}
+figure{display:flex;flex-direction:column}figure svg{margin-top:auto}
 figcaption{font-size:15px;line-height:1.4;margin:0 4px 8px}
 figcaption span{display:block;color:var(--soft);font-size:13px}
 svg{display:block;width:100%;height:auto;overflow:visible}
@@ -59,7 +60,7 @@ h4{font-size:13px;font-weight:600;color:var(--soft);margin:0 0 6px;padding-top:1
 .gain{float:right;font-variant-numeric:tabular-nums;cursor:help}.gain.good{color:var(--good)}.gain.bad{
 color:var(--bad)}
 ol{list-style:none;margin:0 0 10px;padding:0}
-li{display:grid;grid-template-columns:108px minmax(0,1fr);gap:10px;padding:5px 0;font-size:13.5px;line-height:1.42}
+li{display:grid;grid-template-columns:124px minmax(0,1fr);gap:10px;padding:5px 0;font-size:13.5px;line-height:1.42}
 li.null{color:var(--soft)}
 .bars{display:grid;grid-template-columns:34px 1fr;gap:6px;padding-top:2px;cursor:help}
 .p{text-align:right;font-size:12px;color:var(--soft);font-variant-numeric:tabular-nums}
@@ -72,6 +73,9 @@ summary{cursor:pointer;list-style:none;overflow:hidden;display:-webkit-box;-webk
 summary::-webkit-details-marker{display:none}
 summary span{color:var(--soft)}summary mark{color:var(--ink)}
 details[open] summary span:not(.tick-mark){display:none}
+em{font-style:normal;font-size:11.5px;color:var(--c2);border:1px solid currentColor;border-radius:9px;padding:0 7px;
+white-space:nowrap}
+.more{margin:-6px 0 10px;font-size:13px}.more>summary{color:var(--c1);padding-left:134px}.more ol{margin:4px 0 0}
 li details p{margin:4px 0 2px}
 .tick-mark,summary .tick-mark{color:var(--good);font-weight:700;margin-right:5px}
 table{border-collapse:collapse;width:100%;font-size:14px}
@@ -85,7 +89,7 @@ footer{color:var(--soft);font-size:13px;margin-top:36px}
 @media (max-width:720px){main{padding:24px 14px 48px}.sides{grid-template-columns:1fr}.card{padding:14px 14px 6px}
 .tiles{grid-template-columns:1fr 1fr;gap:8px}.tile{padding:11px 12px}.tile b{font-size:21px}.source{display:block;
 margin:2px 0 0}
-svg text{font-size:16px}svg .mark-name{font-size:14px}}
+.more>summary{padding-left:0}svg text{font-size:14px}svg .mark-name{font-size:13px}}
 @media print{:root{--page:#fff;--card:#fff;--ink:#000;--soft:#555;--line:#ccc;--c1:#2563c9;--c2:#c2570c;--c3:#0b7a63;
 --good:#0b7a63;--bad:#b3261e;--mark:#ffe9a8;--track:#eee}body{font-size:11pt}main{max-width:none;padding:0}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}.card,figure,.tile{break-inside:avoid}h2{

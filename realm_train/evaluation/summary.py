@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from realm_train.evaluation.run import Run
+from realm_train.evaluation.run import Number, Run
+from realm_train.evaluation.sentences import signed
 
-Number = float | int
 LATE = 20  # logging events behind a value "at the end" of a noisy curve
 
 
@@ -41,7 +41,7 @@ def seconds(run: Run) -> dict[str, Number]:
     return {**spent, "total": round(sum(spent.values()), 3)}
 
 
-def utility_error(record: dict[str, Any]) -> float | None:
+def utility_error(record: dict[str, Any]) -> Number | None:
     """Standard error of a held-out evaluation's utility in nats a mask, over its sentences; None where it cannot be
     told. Utility is a ratio of sums, sum(gain) / sum(masks), so its error is that of gain - utility * masks."""
     loss, null = record.get("loss_by_example"), record.get("loss_null_by_example")
@@ -71,13 +71,13 @@ def verdict(run: Run) -> tuple[str, str]:
         )
     if end <= start:
         return "nothing", (
-            f"The retriever learnt nothing that helps: what retrieval gives the reader went from {start:+.2f} to"
-            f" {end:+.2f} nats a hidden word piece."
+            f"The retriever learnt nothing that helps: what retrieval gives the reader went from {signed(start)} to"
+            f" {signed(end)} nats a hidden word piece."
         )
     if end - start <= 2 * error or end <= 2 * error:
         return "unclear", (
-            f"No clear gain: retrieval gives the reader {end:+.2f} ± {error:.2f} nats a hidden word piece"
-            f" ({start:+.2f} before training), which could be chance."
+            f"No clear gain: retrieval gives the reader {signed(end)} ± {error:.2f} nats a hidden word piece"
+            f" ({signed(start)} before training), which could be chance."
         )
     return "learnt", (
         f"It learnt to look things up: what it retrieves makes each hidden word piece {math.exp(end):.2f} times as"
@@ -132,7 +132,7 @@ def _index(run: Run) -> dict[str, Any]:
     }
 
 
-def _mean(curve: Sequence[tuple[int, Number]]) -> float | None:
+def _mean(curve: Sequence[tuple[int, Number]]) -> Number | None:
     return sum(value for _, value in curve) / len(curve) if curve else None
 
 
