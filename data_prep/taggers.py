@@ -126,7 +126,7 @@ class TokenClassifierTagger:
             list(texts),
             truncation=True,
             max_length=max_length,
-            stride=self.stride,
+            stride=min(self.stride, max_length // 2),
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
             padding=True,
