@@ -52,11 +52,10 @@ class ExactIndex:
         exclude = queries.new_empty((len(queries), 0), dtype=torch.long) if exclude is None else exclude
         self._check(queries, k, exclude)
         device = self.vectors.device
-        with torch.autocast(device.type, enabled=False):
-            found = [
-                self._search_rows(rows.to(device, torch.float32), k, barred.to(device))
-                for rows, barred in zip(queries.split(QUERY_ROWS), exclude.split(QUERY_ROWS), strict=True)
-            ]
+        found = [
+            self._search_rows(rows.to(device, torch.float32), k, barred.to(device))
+            for rows, barred in zip(queries.split(QUERY_ROWS), exclude.split(QUERY_ROWS), strict=True)
+        ]
         scores, ids = (torch.cat(parts).to(queries.device) for parts in zip(*found, strict=True))
         return Neighbours(scores=scores, ids=ids)
 
@@ -106,7 +105,7 @@ class ExactIndex:
 
 
 def best_columns(scores: Float[Tensor, "B C"], k: int) -> Int[Tensor, "B K"]:
-    """Columns of the k highest scores of each row, fewer if there are fewer; best first, equal scores by lower column."""
+    """Columns of the k highest scores of each row (or of all, if fewer), best first, equal scores by lower column."""
     if scores.shape[1] <= 2 * k * BLOCK:
         return scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
     padding = _padded(scores.shape[1]) - scores.shape[1]

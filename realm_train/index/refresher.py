@@ -1,6 +1,7 @@
 """A refresh: the whole corpus through one snapshot of the passage tower, shard by shard, then published.
 
-    index/.work-<tower>-<step>-<plan>/   shard-00003.npy, each written aside and renamed: a killed refresh goes on from here
+    index/.work-<tower>-<step>-<plan>/   where a killed refresh goes on from
+      shard-00003.npy                    written aside and renamed: whole, or not there
 
 It knows embeddings, not models. No collective is open while it works: several ranks share nothing but this folder.
 """
@@ -69,9 +70,9 @@ class Refresher:
     ) -> dict | None:
         """Publishes the corpus as `encode` sees it and returns the new version's manifest (None on ranks other than 0).
 
-        `progress` gets passages finished by this rank and its total, `on_shard` each finished shard's number; what either
-        raises ends the refresh. Raises BadInput for vectors that are not finite or of a wrong shape, and for a full
-        disk; the last version stays, and finished shards are kept for the next attempt with the same weights."""
+        `progress` gets this rank's finished passages and their total, `on_shard` each finished shard's number; what
+        either raises ends the refresh. Raises BadInput for vectors that are not finite or of a wrong shape, and for a
+        full disk; the last version stays, and finished shards are kept for the next attempt with the same weights."""
         started = time.monotonic()
         folder = self.work_folder(step=step, tower=tower)
         if rank == 0:
@@ -178,6 +179,8 @@ class Refresher:
         missing = self._unfinished(folder, range(self.shards))
         last_news = time.monotonic()
         while missing:
+            if not folder.exists():
+                raise _lost(folder)
             time.sleep(POLL_SECONDS)
             still = self._unfinished(folder, missing)
             if len(still) < len(missing):

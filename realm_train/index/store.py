@@ -9,6 +9,7 @@ index/
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -85,9 +86,14 @@ class IndexStore:
             pieces = _npy_bytes(embeddings, count=count, dim=dim, dtype=dtype)
             manifest["sha256"] = _write_hashed(folder / "embeddings.npy", pieces)
             version = self._publish_next(folder, manifest)
-        for old in self.versions()[:-keep]:
-            aside.remove(self.folder(old))
+        self._prune(keep)
         return version
+
+    def _prune(self, keep: int) -> None:
+        for old in self.versions()[:-keep]:
+            with contextlib.suppress(BadInput):  # what is not surely a version of ours stays
+                self.manifest(old)
+                aside.remove(self.folder(old))
 
     def _publish_next(self, folder: Path, manifest: dict) -> int:
         latest = self.latest()
@@ -107,10 +113,7 @@ class IndexStore:
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            have = ", ".join(f"v{number:06d}" for number in self.versions()) or "none"
-            raise BadInput(
-                f"{path}: no such index version (there are: {have}); take one of them, or refresh"
-            ) from error
+            raise self._gone(version) from error
         except ValueError as error:
             raise BadInput(f"{path}: cannot be read ({error}); {self._remedy(version)}") from error
         whole = isinstance(manifest, dict) and manifest.get("kind") == "index" and manifest.keys() >= FIELDS
@@ -123,12 +126,21 @@ class IndexStore:
     ) -> tuple[dict, np.ndarray]:
         """The manifest and the memory-mapped embeddings [N, D] of a version. Raises BadInput if it is of another corpus
         or another tower (None: any), damaged, or gone; `verify=False` saves reading the bytes for their hash."""
+        try:
+            return self._load(version, corpus=corpus, tower=tower, verify=verify)
+        except (BadInput, OSError) as error:
+            if self.folder(version).exists():
+                raise
+            raise self._gone(version) from error
+
+    def _load(self, version: int, *, corpus: str, tower: str | None, verify: bool) -> tuple[dict, np.ndarray]:
         manifest = self.manifest(version)
         path = self.folder(version) / "embeddings.npy"
         other = "use what it was made from, or refresh the index"
         damaged = self._remedy(version)
         _expect(path, "corpus", got=manifest["corpus"], expected=corpus, remedy=other)
-        _expect(path, "tower", got=manifest["tower"], expected=tower or manifest["tower"], remedy=other)
+        if tower is not None:
+            _expect(path, "tower", got=manifest["tower"], expected=tower, remedy=other)
         _expect(path, "metric", got=manifest["metric"], expected=METRIC, remedy=damaged)
         embeddings = _map(path, damaged)
         shape = [manifest["count"], manifest["dim"]]
@@ -138,8 +150,14 @@ class IndexStore:
             _expect(path, "sha256", got=_hash_of(path), expected=manifest["sha256"], remedy=damaged)
         return manifest, embeddings
 
+    def _gone(self, version: int) -> BadInput:
+        have = ", ".join(f"v{number:06d}" for number in self.versions()) or "none"
+        return BadInput(
+            f"{self.folder(version)}: no such index version (there are: {have}); take one of them, or refresh"
+        )
+
     def _remedy(self, version: int) -> str:
-        return f"the version is damaged: remove {self.folder(version)} and take another, or refresh"
+        return f"the version is damaged: move {self.folder(version)} away and take another, or refresh"
 
     def discard_after(self, step: int) -> list[Path]:
         """Renames versions trained beyond `step`, where training resumes, out of sight, and returns their new places;
