@@ -1,4 +1,4 @@
-"""Taggers: offsets are true in any script, labels are decoded as they are defined, a missing model is one clear error."""
+"""Taggers: offsets are true in any script, labels decode as defined, a missing model is one clear error."""
 
 from __future__ import annotations
 
