@@ -27,6 +27,8 @@ from realm_train.command import command
 from realm_train.data.corpus import Corpus
 from realm_train.errors import BadInput
 
+FORMAT = 1  # of the files and of what counts as a span: spans of another format are made again
+
 
 def prepare_spans(
     *, corpus: str | Path, tagger: Tagger, max_tokens: int = 10, shard_size: int = 512, workers: int | None = None
@@ -45,7 +47,7 @@ def prepare_spans(
         kind="spans",
         out=opened.folder / "spans",
         inputs=[{"name": "corpus", "hash": opened.hash}],
-        settings={"tagger": tagger.settings(), "max_tokens": max_tokens},
+        settings={"format": FORMAT, "tagger": tagger.settings(), "max_tokens": max_tokens},
         work=lambda aside: write_spans(
             aside,
             corpus=opened,
