@@ -84,12 +84,13 @@ class ExactIndex:
         for start in range(0, self.count, self.chunk):
             scores = self._score_chunk(queries, start, exclude, buffer)
             columns = best_columns(scores, k)
-            # What was found so far has the lower ids and comes first: the stable sort keeps it first among equals.
+            # What was found so far comes first, and the stable sort keeps it first among equals: lower ids before
+            # higher ones, and the k empty places, whose id is MISSING, before any passage of score -inf.
             candidates = torch.cat([best, scores.gather(1, columns)], dim=1)
             best, order = candidates.sort(dim=1, descending=True, stable=True)
             best = best[:, :k]
             ids = torch.cat([ids, columns + start], dim=1).gather(1, order[:, :k])
-        return best, ids.masked_fill(best == -torch.inf, MISSING)
+        return best, ids
 
     def _score_chunk(self, queries: Tensor, start: int, exclude: Tensor, buffer: Tensor) -> Float[Tensor, "B C"]:
         """Scores of passages start, start + 1, ...; what is excluded, and at least one column of padding, is -inf."""

@@ -18,6 +18,7 @@ def test_best_columns_equal_a_stable_sort_of_the_whole_row(columns, k):
     scores = torch.randint(0, 6, (4, columns), generator=generator).float()
     scores[1] = -torch.inf
     scores[2, : columns // 2] = -torch.inf
+    scores[3] = torch.arange(columns)
     expected = np.argsort(-scores.numpy(), axis=1, kind="stable")[:, :k]
     np.testing.assert_array_equal(best_columns(scores, k).numpy(), expected)
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -107,19 +108,19 @@ def test_an_interrupted_refresh_goes_on_where_it_was(store):
 
 
 @pytest.mark.parametrize(
-    ("settings", "snapshot"),
+    ("settings", "tower"),
     [
-        ({}, {"tower": "other"}),
-        ({"corpus_hash": "other"}, {}),
-        ({"dtype": "float16"}, {}),
-        ({"shard_size": SHARD - 1}, {}),
+        ({}, "tower-of-the-second"),
+        ({"corpus_hash": "other"}, "tower-of-the-first"),
+        ({"dtype": "float16"}, "tower-of-the-first"),
+        ({"shard_size": 7}, "tower-of-the-first"),  # its shard 6 is as long as the last one of 16
     ],
 )
-def test_shards_of_other_weights_or_another_plan_are_never_used_and_are_cleaned_up(store, settings, snapshot):
+def test_shards_of_other_weights_or_another_plan_are_never_used_and_are_cleaned_up(store, settings, tower):
     with pytest.raises(Stop):
-        make(store).refresh(Encode(table(0)), step=40, tower="t", on_shard=stop_at(3))
+        make(store).refresh(Encode(table(0)), step=40, tower="tower-of-the-first", on_shard=stop_at(6))
     encode = Encode(table(1))
-    make(store, **settings).refresh(encode, **({"step": 40, "tower": "t"} | snapshot))
+    make(store, **settings).refresh(encode, step=40, tower=tower)
     assert sum(encode.calls, []) == list(range(COUNT))
     assert [path.name for path in store.root.iterdir()] == ["v000000"]
 
@@ -275,3 +276,19 @@ def test_the_work_of_a_dead_rank_is_done_by_rank_zero(store, monkeypatch):
     make(store, patience_seconds=0.1).refresh(encode, step=40, tower="t", rank=0, world=2)
     assert shards_of(encode.calls) == [0, 2, 4, 6, 3, 5]
     np.testing.assert_array_equal(store.load(0, corpus="corpus-a", tower="t")[1], table().numpy())
+
+
+def test_a_slow_rank_is_waited_for_as_long_as_it_finishes_shards(store, monkeypatch):
+    """The clock is made up: rank 1 finishes one of its three shards at every fourth look, patience is five looks."""
+    clock, slow, encode = [0.0], Encode(table()), Encode(table())
+
+    def sleep(seconds):
+        clock[0] += 1
+        if clock[0] % 4 == 0:
+            with pytest.raises(Stop):
+                make(store).refresh(slow, step=40, tower="t", on_shard=stop_at(clock[0] // 2 - 1), rank=1, world=2)
+
+    monkeypatch.setattr(refresher, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    make(store, patience_seconds=5.0).refresh(encode, step=40, tower="t", rank=0, world=2)
+    assert shards_of(encode.calls) == [0, 2, 4, 6] and shards_of(slow.calls) == [1, 3, 5]
+    assert clock[0] == 12

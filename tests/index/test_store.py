@@ -211,8 +211,8 @@ def test_everything_is_on_disk_before_the_name_appears(store, monkeypatch):
 class FullDisk:
     """A file that takes some bytes, then says that the disk is full."""
 
-    def __init__(self, file, room):
-        self.file, self.room = file, room
+    def __init__(self, *args, room):
+        self.file, self.room = open(*args), room  # noqa: SIM115 - closed in __exit__
 
     def __enter__(self):
         return self
@@ -234,7 +234,7 @@ class FullDisk:
 def test_a_full_disk_leaves_the_old_versions_and_no_rubbish(store, monkeypatch, room):
     publish(store, vectors(), step=3)
     before = everything(store.root)
-    monkeypatch.setattr(aside, "open", lambda *args: FullDisk(open(*args), room), raising=False)
+    monkeypatch.setattr(aside, "open", lambda *args: FullDisk(*args, room=room), raising=False)
     with pytest.raises(BadInput, match="disk full .* is untouched"):
         publish(store, vectors(1), step=4)
     assert everything(store.root) == before
@@ -328,7 +328,8 @@ from realm_train.index.store import IndexStore
 def pieces():
     yield np.zeros((10, 5), dtype=np.float32)
     os.kill(os.getpid(), signal.SIGKILL)
-IndexStore(sys.argv[1]).publish(pieces(), count=20, dim=5, dtype="float32", trained_step=9, tower="t", corpus="c", seconds=0.0)
+IndexStore(sys.argv[1]).publish(pieces(), count=20, dim=5, dtype="float32", trained_step=9, tower="t", corpus="c",
+                                seconds=0.0)
 """
 
 
