@@ -77,11 +77,24 @@ def explain_key(typed: str, error: OmegaConfBaseException, groups: Iterable[str]
     """Names the keys nearest to an unknown one, or those there are."""
     tree = OmegaConf.to_container(error.parent_node._get_root(), resolve=False)
     tree.pop("hydra", None)
-    keys = [*dict.fromkeys([*dotted(tree), *groups])]
-    near = [key for key in keys if key.rpartition(".")[2] == typed][:3]
-    near = near or difflib.get_close_matches(typed, keys, n=3)
+    near = nearest(typed, [*dict.fromkeys([*dotted(tree), *groups])])
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(tree)}"
     return f"no key {typed!r}; {hint}"
+
+
+def nearest(typed: str, keys: list[str]) -> list[str]:
+    """The keys that may be meant: of a similar name in the same place, of the same name elsewhere, or else similar."""
+    place, _, name = typed.rpartition(".")
+    same = [key for key in keys if key.rpartition(".")[2] == name]
+    beside = [key for key in keys if key.rpartition(".")[0] == place]
+    return [*close(name, beside), *same][:3] or close(name, keys)
+
+
+def close(name: str, keys: list[str]) -> list[str]:
+    """At most three keys whose last part is like `name`, the nearest first."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    like = difflib.get_close_matches(name, sorted({*last.values()}), n=3)
+    return sorted((key for key in keys if last[key] in like), key=lambda key: like.index(last[key]))[:3]
 
 
 def dotted(tree: dict, prefix: str = "") -> Iterator[str]:

@@ -187,9 +187,12 @@ def test_a_path_that_is_not_there(refusal):
 @pytest.mark.parametrize(
     "config, override, said",
     [
-        ("train", "pretrain.stepz=3", "no key 'pretrain.stepz'; did you mean 'pretrain.steps'"),
+        ("train", "pretrain.stepz=3", "no key 'pretrain.stepz'; did you mean 'pretrain.steps'?"),
         ("train", "steps=3", "no key 'steps'; did you mean 'pretrain.steps' or 'ict.steps'?"),
-        ("train", "experimnt=quickstart", "no key 'experimnt'; did you mean 'experiment'"),
+        ("train", "ict.stepz=3", "no key 'ict.stepz'; did you mean 'ict.steps'?"),
+        ("train", "ict.rate=3", "no key 'ict.rate'; did you mean 'pretrain.rate'?"),
+        ("train", "stepz=3", "no key 'stepz'; did you mean 'pretrain.steps' or 'ict.steps'?"),
+        ("train", "experimnt=quickstart", "no key 'experimnt'; did you mean 'experiment'?"),
         ("train", "zzz=3", "no key 'zzz'; there are: name, pretrain, ict"),
         ("train", "experiment=quickstrat", "no experiment=quickstrat; there are: quickstart, broken"),
         ("prep/passages", "source=wiki", "no source=wiki; there are: jsonl, small"),
