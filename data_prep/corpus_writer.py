@@ -14,7 +14,7 @@ SHARD_ROWS = 100_000
 
 
 class CorpusWriter:
-    """Appends passages to a corpus folder; `close()` returns the hash of its content."""
+    """Appends passages to a corpus folder; a context manager, whose end makes the files whole."""
 
     def __init__(self, folder: Path, *, token_dtype: str) -> None:
         self.count = 0
@@ -84,13 +84,18 @@ class CorpusWriter:
             self._shard.close()
         self._shard, self._shard_rows = None, 0
 
-    def close(self) -> str:
-        """Ends all files; the sha256 of tokens, offsets, sentences, titles and texts, whatever the batches were."""
+    def __enter__(self) -> CorpusWriter:
+        return self
+
+    def __exit__(self, *_) -> None:
         self._close_shard()
-        names = ("tokens", "token_offsets", "title_lengths", "sentences", "sentence_offsets")
-        content = hashlib.sha256(self._text_sha256.digest())
-        for name, array in self._arrays.items():
+        for array in self._arrays.values():
             array.close()
-            if name in names:
-                content.update(array.sha256.digest())
+
+    @property
+    def content(self) -> str:
+        """sha256 of tokens, sentences, titles and texts so far, whatever the batches were."""
+        content = hashlib.sha256(self._text_sha256.digest())
+        for name in ("tokens", "token_offsets", "title_lengths", "sentences", "sentence_offsets"):
+            content.update(self._arrays[name].sha256.digest())
         return content.hexdigest()

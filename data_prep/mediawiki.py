@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -17,7 +18,10 @@ from realm_train.errors import BadInput
 LIST_TITLE = r"^(List of|Lists of|Index of|Outline of)\b|\(disambiguation\)$"  # as ORQA's preprocessing drops them
 UNREADABLE = {"ref", "table", "gallery", "math", "timeline", "imagemap", "score", "syntaxhighlight", "hiero"}
 NAMESPACE_LINK = re.compile(r"^\s*:?[^\W\d_]+(?: talk)?:\S", re.UNICODE)
-BOLD_TITLE = re.compile(r"'{2,}")
+BOLD_OR_ITALIC = re.compile(r"'{2,}")
+LIST_MARKS = ("*", "#", ";", ":")
+LIST_MARK = "•"  # no wikitext, so it survives until the lines are told apart
+NO_PROSE = "•|{}="  # what a line that is left of a list, a table or a template begins with
 
 
 @dataclass
@@ -92,14 +96,14 @@ def plain_text(wikitext: str) -> str:
     """Prose of an article: no templates, tables, references, files, categories, headings or lists of links."""
     code = parser().parse(wikitext, skip_style_tags=True)
     for node in code.filter(recursive=True, forcetype=None):
-        if unreadable(node):
-            try:
+        with suppress(ValueError):  # it stood inside a node that is gone already
+            if getattr(node, "wiki_markup", None) in LIST_MARKS:
+                code.replace(node, LIST_MARK)
+            elif unreadable(node):
                 code.remove(node)
-            except ValueError:  # it stood inside a node that is gone already
-                continue
-    text = BOLD_TITLE.sub("", code.strip_code(normalize=True, collapse=True))
+    text = BOLD_OR_ITALIC.sub("", code.strip_code(normalize=True, collapse=True))
     paragraphs = (line.strip() for line in text.split("\n"))
-    return BREAK.join(line for line in paragraphs if line and line[0] not in "*#;:|{}=")
+    return BREAK.join(line for line in paragraphs if line and line[0] not in NO_PROSE)
 
 
 def unreadable(node) -> bool:

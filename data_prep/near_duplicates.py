@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from data_prep.growing_array import GrowingArray
 from data_prep.workers import in_order
 
 SHINGLE, WINDOW = 12, 5
-CHUNK_PASSAGES = 50_000  # fingerprinted at once
+CHUNK_PASSAGES = 20_000  # fingerprinted at once
 RANGE_ENTRIES = 8_000_000  # fingerprints sorted at once, about
 ODD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -112,7 +113,7 @@ def shingle_fingerprints(tokens: np.ndarray, starts: np.ndarray, ends: np.ndarra
     for position, power in enumerate(powers(SHINGLE)):
         hashes += values[position : position + len(hashes)] * power
     hashes = scattered(hashes)
-    smallest = np.min([hashes[position : position + last] for position in range(WINDOW)], axis=0)
+    smallest = reduce(np.minimum, (hashes[position : position + last] for position in range(WINDOW)))
     # a window belongs to the passage in whose body all of its pieces lie
     counts = np.maximum(ends - starts - (SHINGLE + WINDOW - 2), 0)
     owners = np.repeat(np.arange(len(starts)), counts)

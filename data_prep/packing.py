@@ -19,7 +19,8 @@ from data_prep.splitting import Span, Splitter, normalised, parts, sentence_span
 from data_prep.tokenizer import plain_tokenizer
 
 SPECIALS = 3  # [CLS] title [SEP] body [SEP]
-CALL_CHARS = 1_000_000  # given to the tokenizer at once: bounds the memory of one huge document
+CALL_CHARS = 300_000  # given to the tokenizer at once: bounds the memory of one huge document
+TITLE_CHARS = 2_000  # of a title, at most; every passage of the document repeats it
 PART_CHARS = 20_000  # of a long sentence, tokenised alone
 
 
@@ -73,8 +74,7 @@ class Packer:
     def __call__(self, documents: Sequence[Document]) -> Passages:
         """Passages of the documents, in their order."""
         made = Passages()
-        titles = [normalised(readable(document.title, made.changed))[0] for document in documents]
-        heads = [np.array(encoding.ids, dtype=np.int64) for encoding in self._encode(titles)]
+        titles = self._titles(documents, changed=made.changed)
         texts, spans = [], []
         for document in documents:
             text, starts = normalised(readable(self.clean(document.text), made.changed))
@@ -82,10 +82,7 @@ class Packer:
             spans.append(sentence_spans(text, starts, split=self.split))
         around = ((text, span) for text, its in zip(texts, spans, strict=True) for span in its)
         encodings = self._encode(text[a:b] for text, span in around for a, b in parts(text, span, longest=PART_CHARS))
-        for document, title, head, text, its in zip(documents, titles, heads, texts, spans, strict=True):
-            if len(head) > self.max_length // 2:
-                head = head[: self.max_length // 2]
-                made.changed["cut_title"] += 1
+        for document, (title, head), text, its in zip(documents, titles, texts, spans, strict=True):
             budget = self.max_length - SPECIALS - len(head)
             sentences = list(sentences_of(text, its, encodings, budget=budget, changed=made.changed))
             made.document_hashes.append(hash64(document.id.encode("utf-8", "replace")))
@@ -94,6 +91,20 @@ class Packer:
             for group in pack(sentences, text=text, budget=budget):
                 made.add(group, document=document.id, title=title, text=text, head=head)
         return made
+
+    def _titles(self, documents: Sequence[Document], *, changed: Counter) -> list[tuple[str, np.ndarray]]:
+        """Texts and pieces of the titles, cut to half a passage at most."""
+        whole = [normalised(readable(document.title, changed))[0] for document in documents]
+        short = [title[:TITLE_CHARS] for title in whole]
+        titles = []
+        for title, given, encoding in zip(short, whole, self._encode(short), strict=True):
+            span = [(0, len(title))]
+            cut_up = list(sentences_of(title, span, iter([encoding]), budget=self.max_length // 2, changed=Counter()))
+            kept = title[: cut_up[0].end] if len(cut_up) > 1 else title
+            titles.append((kept, cut_up[0].tokens if cut_up else np.empty(0, dtype=np.int64)))
+            if len(kept) < len(given):
+                changed["cut_title"] += 1
+        return titles
 
     def _encode(self, strings: Iterable[str]) -> Iterator:
         """Encodings of the strings, without special tokens, a bounded number of characters at a time."""

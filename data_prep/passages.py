@@ -73,11 +73,10 @@ def write_passages(
     folder: Path, *, source: Source, packer: Packer, token_dtype: str, limit: int | None, workers: int
 ) -> dict:
     """Packs the source's documents into the folder and returns the manifest's fields about them."""
-    writer = CorpusWriter(folder, token_dtype=token_dtype)
     seen_documents, seen_passages = SeenHashes(), SeenHashes()
     documents, skipped, changed = 0, Counter(), Counter()
     read: deque[int] = deque()
-    with progress("passages", unit=source.unit) as update:
+    with CorpusWriter(folder, token_dtype=token_dtype) as writer, progress("passages", unit=source.unit) as update:
         for made in in_order(packer, batches(source, limit=limit, read=read), workers=workers):
             new = seen_passages.first(made.keys)
             writer.append(made, keep=new)
@@ -86,12 +85,11 @@ def write_passages(
             changed += made.changed + Counter(duplicate_id=int((~seen_documents.first(made.document_hashes)).sum()))
             update(read.popleft(), source.total)
     skipped += source.skipped
-    content = writer.close()
     if not writer.count:
         raise BadInput(f"no passage in {documents} documents ({listed(skipped)}); check what the source reads")
     return {
         "count": writer.count,
-        "hash": content,
+        "hash": writer.content,
         "documents": documents,
         "tokens": writer.tokens,
         "sentences": writer.sentences,

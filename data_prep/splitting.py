@@ -12,10 +12,11 @@ from realm_train.errors import BadInput
 Span = tuple[int, int]
 Splitter = Callable[[str], list[Span]]
 
-FULL_STOPS = "。！？｡…」』）"  # a sentence ends here without a space, and so does a word
-WORD_CHARS = 20_000  # a longer "word" is data, not language: it is cut, or one token would stand for megabytes of text
+FULL_STOPS = "。！？｡」』）"  # a sentence ends here without a space, and so does a word
+WORD_CHARS = 2_000  # a longer run without a space is data, or a script without spaces: it is cut, best at a full stop
 PARAGRAPH = re.compile(r"\n\s*\n")
-DATA = re.compile(rf"\S{{{WORD_CHARS},}}")
+LONG_RUN = re.compile(rf"\S{{{WORD_CHARS},}}")
+RUN_PART = re.compile(rf"\S{{1,{WORD_CHARS - 1}}}[{FULL_STOPS}]|\S{{1,{WORD_CHARS}}}")
 
 
 def normalised(text: str) -> tuple[str, list[int]]:
@@ -35,20 +36,24 @@ def sentence_spans(text: str, starts: list[int], *, split: Splitter) -> list[Spa
     No sentence runs over a paragraph's start, and none begins inside of a word, whatever the splitter says.
     """
     spans = []
-    edges = [*starts, len(text) + 1] if starts else []
-    for start, after in itertools.pairwise(edges):
-        paragraph = text[start : after - 1]
-        begins = {first for first, _ in split(paragraph)}
-        begins = {begin for begin in begins if begin == 0 or splits_words(paragraph, begin)} | {0}
-        for data in DATA.finditer(paragraph):
-            begins |= set(range(data.start() + WORD_CHARS, data.end(), WORD_CHARS))
-        cuts = sorted(begins) + [len(paragraph)]
-        for first, last in itertools.pairwise(cuts):
-            words = paragraph[first:last]
-            if stripped := words.strip(" "):
-                lead = start + first + len(words) - len(words.lstrip(" "))
-                spans.append((lead, lead + len(stripped)))
+    for start, after in itertools.pairwise([*starts, len(text) + 1] if starts else []):
+        for low, high in itertools.pairwise(run_cuts(text, start, after - 1)):
+            block = text[low:high]
+            begins = {begin for begin, _ in split(block) if begin > 0 and splits_words(block, begin)}
+            for first, last in itertools.pairwise([0, *sorted(begins), len(block)]):
+                words = block[first:last]
+                if stripped := words.strip(" "):
+                    lead = low + first + len(words) - len(words.lstrip(" "))
+                    spans.append((lead, lead + len(stripped)))
     return spans
+
+
+def run_cuts(text: str, start: int, end: int) -> list[int]:
+    """Start, end, and the places between them where a run without spaces is too long for a splitter and a tokenizer."""
+    inner = []
+    for run in LONG_RUN.finditer(text, start, end):
+        inner += [part.end() for part in RUN_PART.finditer(text, run.start(), run.end())][:-1]
+    return [start, *inner, end]
 
 
 def splits_words(text: str, position: int) -> bool:
@@ -101,7 +106,7 @@ def _pipeline(model: str, loaded: dict = {}):  # noqa: B006 - one pipeline a pro
             raise BadInput(f"splitter: spaCy cannot load {model!r} ({error}); pip install it") from error
         if "senter" in pipeline.disabled:
             pipeline.enable_pipe("senter")
-            pipeline.disable_pipes("parser")
+            pipeline.disable_pipe("parser")
         pipeline.max_length = 1 << 40
         loaded[model] = pipeline
     return loaded[model]

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -101,7 +100,10 @@ def publish(aside: Path, out: Path) -> None:
 @contextmanager
 def alone_in(aside: Path, *, resumable: bool) -> Iterator[None]:
     """Makes `aside` and holds it against a second process that would write the same; a failure leaves no litter."""
-    aside.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        aside.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{aside.parent}: cannot be made ({error.strerror}); give another out=") from error
     lock = aside.with_suffix(".lock")
     with lock.open("w") as handle:
         try:
@@ -139,8 +141,11 @@ def digest(value: dict) -> str:
 def fingerprint(path: str | Path) -> dict:
     """What names a file's content: its sha256, or size and time of change where reading it would take minutes."""
     path = Path(path)
-    status = os.stat(path)
-    if status.st_size > HASHED_BYTES:
-        return {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    with path.open("rb") as file:
-        return {"path": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    try:
+        status = path.stat()
+        if status.st_size > HASHED_BYTES:
+            return {"path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        with path.open("rb") as file:
+            return {"path": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); check the path") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 from realm_train.errors import BadInput
@@ -18,9 +19,7 @@ def load_tokenizer(name: str) -> tuple[str, dict]:
     text around it (a passage is stored as the pieces of its sentences).
     """
     loaded = _loaded(name)
-    text = loaded.backend_tokenizer.to_str()
-    if not is_separable(plain_tokenizer(text)):
-        text = _loaded(name, add_prefix_space=True).backend_tokenizer.to_str()
+    text = with_prefix_space(loaded.backend_tokenizer.to_str())
     if not is_separable(plain_tokenizer(text)):
         raise BadInput(f"tokenizer {name}: pieces of a sentence change with the text before it; give a BERT-type one")
     special = {key: getattr(loaded, f"{key}_token_id") for key in SPECIAL}
@@ -31,17 +30,27 @@ def load_tokenizer(name: str) -> tuple[str, dict]:
     return text, {"name": name, "sha256": sha256, "vocab_size": len(loaded), **special}
 
 
-def _loaded(name: str, **options):
+def _loaded(name: str):
     from transformers import AutoTokenizer
 
     try:
-        loaded = AutoTokenizer.from_pretrained(name, **options)
+        loaded = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"tokenizer {name}: cannot be loaded ({reason}); give a hub name or a folder") from error
     if not loaded.is_fast:
         raise BadInput(f"tokenizer {name}: has no fast version, which character offsets need; give another")
     return loaded
+
+
+def with_prefix_space(text: str) -> str:
+    """A byte-level tokenizer (RoBERTa's, ModernBERT's) made to read a text's first word as it reads all others."""
+    tree = json.loads(text)
+    first = tree["pre_tokenizer"] or {}
+    for part in [first, *first.get("pretokenizers", [])]:
+        if part.get("type") == "ByteLevel":
+            part["add_prefix_space"] = True
+    return json.dumps(tree, ensure_ascii=False)
 
 
 def plain_tokenizer(text: str):

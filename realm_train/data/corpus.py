@@ -88,7 +88,7 @@ class Corpus:
         path = self.folder / f"{name}.npy"
         try:
             array = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise BadInput(f"{path}: cannot be read ({error}); prepare the corpus again") from error
         if rows is not None and len(array) != rows:
             raise BadInput(f"{path}: got {len(array)} rows, expected {rows}; prepare the corpus again")
