@@ -28,7 +28,8 @@ class Record:
 
 @dataclass(frozen=True)
 class Sequences(Record):
-    """Padded token sequences with special tokens; row n is `ids[n, :lengths[n]]`, its second segment starts at `second[n]`."""
+    """Padded token sequences with special tokens; row n is `ids[n, :lengths[n]]`, its second segment begins at
+    `second[n]`."""
 
     ids: Int[Tensor, "N T"]
     lengths: Int[Tensor, " N"]
@@ -72,7 +73,7 @@ class IctBatch(Record):
 
 @dataclass(frozen=True)
 class Candidates(Record):
-    """The passages that a batch reads: slot 0 of every question is the null passage; each distinct passage stands once."""
+    """The passages that a batch reads, each distinct one once; slot 0 of every question is the null passage."""
 
     ids: Int[Tensor, "B K"]  # passage ids; MISSING in the null slot and where there is no passage
     present: Bool[Tensor, "B K"]  # true in the null slot, false where there is no passage

@@ -19,9 +19,7 @@ class Index(Protocol):
     count: int
     dim: int
 
-    def search(
-        self, queries: Float[Tensor, "B D"], k: int, exclude: Int[Tensor, "B E"] | None = None
-    ) -> Neighbours:
+    def search(self, queries: Float[Tensor, "B D"], k: int, exclude: Int[Tensor, "B E"] | None = None) -> Neighbours:
         """The k best passages of each query that are not in its row of `exclude`, ties by lower id."""
         ...
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import torch
@@ -31,7 +30,6 @@ def main(cfg: DictConfig) -> None:
         raise BadInput(f"{path}: not found; run= must be the folder of a run of realm_train.train")
     run = OmegaConf.load(path)
     plan, corpus = instantiate(run.refresh), Corpus(run.corpus)
-    os.nice(plan.nice)
     torch.set_num_threads(plan.threads)
     tower = build_towers(run, corpus).passage.to(plan.device)
 

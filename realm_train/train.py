@@ -1,9 +1,11 @@
-"""`python -m realm_train.train experiment=…`: ICT warm start, REALM pretraining, or both in sequence, in one run folder."""
+"""`python -m realm_train.train experiment=…`: ICT warm start, REALM pretraining, or both, in one run folder."""
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
 
 from realm_train.callbacks import provenance
 from realm_train.callbacks.cold_start import ColdStart
@@ -38,6 +41,7 @@ from realm_train.tasks.retrieval import Retrieval
 @command("train")
 def main(cfg: DictConfig) -> None:
     """Runs the stages that are not finished yet; see conf/train.yaml."""
+    quiet()
     run, corpus = Path(cfg.run), Corpus(cfg.corpus)
     open_run(run, cfg)
     if cfg.threads:
@@ -45,14 +49,21 @@ def main(cfg: DictConfig) -> None:
     prepare = {"passages": corpus.manifest.get("seconds", 0.0)}
     if "pretrain" in cfg.stages and instantiate(cfg.masking).needs_spans:
         prepare["spans"] = corpus.span_manifest.get("seconds", 0.0)
-    data = {"corpus": corpus.hash, "folder": str(corpus.folder), "passages": corpus.count}
-    provenance.start(run, command=shlex.join([*sys.orig_argv]), data=data, prepare=prepare)
+    data = {"corpus": corpus.hash, "passages": corpus.count, "counts": corpus.manifest["counts"]}
+    provenance.start(run, command=shlex.join(["python", *sys.orig_argv[1:]]), data=data, prepare=prepare)
     towers_from = None if cfg.retriever is None else last_checkpoint(Path(cfg.retriever))
     for stage in cfg.stages:
         if not finished(run, stage):
             STAGES[stage](cfg, run, corpus, towers_from)
         towers_from = last_checkpoint(run, stage)
     print(f"{run}: done; python -m realm_train.report {run} draws the report")
+
+
+def quiet() -> None:
+    """Hides what Lightning says to everybody; what it says about this run stays."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (".*you have no `val_dataloader`.*", ".*treespec.*", ".*does not have many workers.*"):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def open_run(run: Path, cfg: DictConfig) -> None:
@@ -86,7 +97,8 @@ def train_ict(cfg: DictConfig, run: Path, corpus: Corpus, towers_from: Path | No
     size = cfg.ict.micro_batch_size
     count = min(cfg.ict.heldout, len(heldout.order.items)) // size * size
     if count:
-        trainer.validate(task, heldout.micro_batches(range(count), size), verbose=False)
+        batches = DataLoader(heldout.micro_batches(range(count), size), batch_size=None, collate_fn=as_it_is)
+        trainer.validate(task, batches, verbose=False)
     finish(run, "ict")
 
 
@@ -131,6 +143,7 @@ def train_realm(cfg: DictConfig, run: Path, corpus: Corpus, towers_from: Path | 
         index_device=str(trainer.strategy.root_device),
         on_adopt=heldout.on_adopt,
     )
+    # before the live table, which shows what they measure
     trainer.callbacks[:0] = [refresh, heldout, ColdStart(heldout, times_chance=settings.cold_start)]
     task = PretrainTask(realm, retrieval, optimization(settings), per=settings.per)
     fit(trainer, task, sentences, cfg, run, "pretrain")
@@ -159,7 +172,13 @@ def fit(trainer: pl.Trainer, task: pl.LightningModule, examples: Any, cfg: DictC
         rank=trainer.global_rank,
         world=trainer.world_size,
     )
+    task.train()  # Hugging Face hands its models over in evaluation mode
     trainer.fit(task, loader, ckpt_path=checkpoint, weights_only=False)
+
+
+def as_it_is(batch: Any) -> Any:
+    """Our batches are collated already."""
+    return batch
 
 
 def make_trainer(cfg: DictConfig, run: Path, stage: str) -> pl.Trainer:

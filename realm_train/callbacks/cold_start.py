@@ -25,8 +25,9 @@ class ColdStart(Callback):
         if recall < self.times_chance * chance or recall == 0:
             warnings.warn(
                 f"cold start: the retriever finds the answer of {recall:.1%} of the held-out sentences in its top 20,"
-                f" random passages {chance:.1%}. The reader cannot teach such a retriever: p(null) will go to 1. Warm it"
-                " with ICT first (stages=[ict,pretrain], or more ict.steps), or give retriever=<a run with a trained one>.",
+                f" random passages {chance:.1%}. The reader cannot teach such a retriever: p(null) will go to 1."
+                " Warm it with ICT first (stages=[ict,pretrain], or more ict.steps), or give retriever=<a run that"
+                " has a trained one>.",
                 UserWarning,
                 stacklevel=2,
             )

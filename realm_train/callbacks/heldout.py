@@ -61,9 +61,7 @@ class HeldOut(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluate(trainer, pl_module)
 
-    def on_adopt(
-        self, trainer: Trainer, task: LightningModule, old: Index | None, new: Index
-    ) -> dict[str, float]:
+    def on_adopt(self, trainer: Trainer, task: LightningModule, old: Index | None, new: Index) -> dict[str, float]:
         """Recall with the new index, and its overlap with the old one under the same live queries."""
         found = [self._search(task, batch, new) for batch in self.batches]
         metrics = self._recall(found)

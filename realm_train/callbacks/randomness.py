@@ -1,4 +1,4 @@
-"""The generators' states in every checkpoint: a resumed run draws the dropout masks that the uninterrupted one would."""
+"""The generators' states in every checkpoint: a resumed run draws the dropout that the uninterrupted one would."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Adoption: keeps the task's index fresh, by this process or beside it, and swaps at step boundaries.
 
-    train      snapshot of the passage tower  ->  runs/<name>/snapshots/s000100/
-    refresh    embeddings                     ->  runs/<name>/index/v000001/        (another process, or inline)
-    train      adopts v000001 between two steps, and goes on
+train      snapshot of the passage tower  ->  runs/<name>/snapshots/s000100/
+refresh    embeddings                     ->  runs/<name>/index/v000001/        (another process, or inline)
+train      adopts v000001 between two steps, and goes on
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from realm_train.data.corpus import Corpus
 from realm_train.errors import BadInput
 from realm_train.index.exact import ExactIndex
 from realm_train.index.refresher import Refresher
-from realm_train.index.snapshot import tower_hash, write_snapshot
+from realm_train.index.snapshot import discard_snapshots_after, tower_hash, write_snapshot
 from realm_train.index.store import IndexStore
 from realm_train.ports import Index
 from realm_train.tasks.encode import passage_encoder
@@ -35,9 +35,10 @@ OnAdopt = Callable[[Trainer, LightningModule, Index | None, Index], Mapping[str,
 
 @dataclass(frozen=True)
 class RefreshPlan:
-    """How the index is kept: every `every` steps the passage tower is encoded anew, `inline` or in a `process` of its own.
+    """How the index is kept: the corpus is encoded anew every `every` steps, `inline` or in a `process` of its own.
 
-    `device` and `threads` are the worker's; `nice` lowers its priority where trainer and worker share cores.
+    `device` and `threads` are the worker's. A worker on the CPU takes its threads from a trainer on the CPU while it
+    encodes: with more threads than cores both would wait for each other at every product.
     """
 
     mode: Literal["inline", "process"] = "process"
@@ -47,7 +48,6 @@ class RefreshPlan:
     shard_size: int = 4096
     device: str = "cpu"
     threads: int = 1
-    nice: int = 0
     final: bool = True
 
     def __post_init__(self) -> None:
@@ -83,6 +83,7 @@ class Refresh(Callback):
         self.trained_step = 0
         self._boundary = 0
         self._worker: Worker | None = None
+        self._threads: int | None = None  # what the trainer had before it lent some to the worker
 
     def state_dict(self) -> dict[str, int | None]:
         return {"version": self.version}
@@ -95,8 +96,9 @@ class Refresh(Callback):
         if self.version is None:
             self._encode(trainer, pl_module)
         else:
-            for folder in self.store.discard_after(trainer.global_step):
-                print(f"index: {folder.name} was encoded from later weights than this checkpoint's; put aside")
+            later = self.store.discard_after(trainer.global_step)
+            for folder in later + discard_snapshots_after(self.run / "snapshots", trainer.global_step):
+                print(f"index: {folder.name} is of later weights than this checkpoint's; put aside")
             self._adopt(trainer, pl_module, self.version)
         if self.plan.mode == "process" and trainer.is_global_zero:
             self._worker = Worker(self.run, self.plan)
@@ -106,9 +108,13 @@ class Refresh(Callback):
             return  # gradients still accumulate
         self._boundary = step = trainer.global_step
         if step % self.plan.every == 0 and step < trainer.max_steps:
-            self._encode(trainer, pl_module) if self.plan.mode == "inline" else self._snapshot(pl_module, step)
+            if self.plan.mode == "inline":
+                self._encode(trainer, pl_module)
+            else:
+                self._snapshot(pl_module, step)
         if self._worker is not None:
-            self._worker.check()
+            if not self._worker.alive():
+                self._take_threads_back()
             latest = self.store.latest()
             if latest is not None and latest != self.version:
                 self._adopt(trainer, pl_module, latest)
@@ -123,7 +129,18 @@ class Refresh(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop_worker()
 
+    def _lend_threads(self, task: LightningModule) -> None:
+        if self._threads is None and task.device.type == "cpu" and self.plan.device == "cpu":
+            self._threads = torch.get_num_threads()
+            torch.set_num_threads(max(1, self._threads - self.plan.threads))
+
+    def _take_threads_back(self) -> None:
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+            self._threads = None
+
     def _stop_worker(self) -> None:
+        self._take_threads_back()
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
@@ -131,6 +148,7 @@ class Refresh(Callback):
     def _snapshot(self, task: LightningModule, step: int) -> None:
         tensors = {name: tensor.detach().cpu() for name, tensor in passage_tensors(task).items()}
         write_snapshot(self.run / "snapshots", step=step, tensors=tensors)
+        self._lend_threads(task)
 
     def _encode(self, trainer: Trainer, task: LightningModule) -> None:
         """Encodes the corpus here and now with the live weights, publishes, adopts."""
@@ -142,6 +160,7 @@ class Refresh(Callback):
         self._adopt(trainer, task, manifest["version"])
 
     def _adopt(self, trainer: Trainer, task: LightningModule, version: int) -> None:
+        self._take_threads_back()
         started = time.perf_counter()
         manifest, embeddings = self.store.load(version, corpus=self.corpus.hash)
         old, new = task.retrieval.index, ExactIndex(embeddings, device=self.index_device)
@@ -172,17 +191,20 @@ class Worker:
         )
         self._reported = False
 
-    def check(self) -> None:
-        """Says once, with the log's last lines, that the worker has died; training goes on with the index it has."""
-        if self._reported or self.process.poll() is None:
-            return
+    def alive(self) -> bool:
+        """Whether it runs; says once, with the log's last lines, that it has died: training goes on with its index."""
+        if self.process.poll() is None:
+            return True
+        if self._reported:
+            return False
         self._reported = True
         lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
         print(
-            f"index: the refresh process ended with code {self.process.returncode}; training goes on with the old index."
-            f" Its last lines ({self.log_path}):\n  " + "\n  ".join(lines),
+            f"index: the refresh process ended with code {self.process.returncode}; training goes on with the old"
+            f" index. Its last lines ({self.log_path}):\n  " + "\n  ".join(lines),
             flush=True,
         )
+        return False
 
     def stop(self) -> None:
         """Lets the worker end by itself, and ends it when it does not."""

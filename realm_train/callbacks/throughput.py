@@ -17,8 +17,10 @@ class Throughput(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self._started = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self._seconds += time.perf_counter() - self._started
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             pl_module.log("throughput/tokens_per_second", pl_module.step_tokens / self._seconds)
-            pl_module.step_tokens, self._seconds = 0, 0.0
+            self._seconds = 0.0

@@ -1,19 +1,19 @@
 """A prepared corpus on disk, read through memory maps: nothing here grows with the number of passages.
 
-    corpus/
-      manifest.json                 what made it: inputs' hashes, settings, counts of kept and skipped; `hash` names the content
-      passages/*.arrow              id, document, title, text: for people, and for the span step
-      tokens.npy                    word pieces of every passage, title then body, without special tokens
-      token_offsets.npy    [N+1]    passage i is tokens[token_offsets[i]:token_offsets[i+1]]
-      title_lengths.npy    [N]      its first title_lengths[i] pieces are the title
-      tokenizer.json                what cut the texts into word pieces
-      documents.npy        [N]      64-bit hash of the document's id: splits are by document
-      sentences.npy        [S, 4]   character start, end in the text; token start, end in the body
-      sentence_offsets.npy [N+1]
-      near_duplicates.npy           passages that share a sentence or a long run of tokens with passage i
-      near_duplicate_offsets.npy [N+1]
-      spans/                        the span step's: manifest.json, span_offsets.npy [N+1] and
-        spans.npy          [P, 6]   sentence in the passage, character start, end, token start, end in the body, label
+corpus/
+  manifest.json                 inputs' hashes, settings, counts of kept and skipped; `hash` names the content
+  passages/*.arrow              id, document, title, text: for people, and for the span step
+  tokens.npy                    word pieces of every passage, title then body, without special tokens
+  token_offsets.npy    [N+1]    passage i is tokens[token_offsets[i]:token_offsets[i+1]]
+  title_lengths.npy    [N]      its first title_lengths[i] pieces are the title
+  tokenizer.json                what cut the texts into word pieces
+  documents.npy        [N]      64-bit hash of the document's id: splits are by document
+  sentences.npy        [S, 4]   character start, end in the text; token start, end in the body
+  sentence_offsets.npy [N+1]
+  near_duplicates.npy           passages that share a sentence or a long run of tokens with passage i
+  near_duplicate_offsets.npy [N+1]
+  spans/                        the span step's: manifest.json, span_offsets.npy [N+1] and
+    spans.npy          [P, 6]   sentence in the passage, character start, end, token start, end in the body, label
 """
 
 from __future__ import annotations
@@ -154,8 +154,8 @@ class Corpus:
         return torch.from_numpy(padded), torch.from_numpy(lengths.astype(np.int64))
 
     def sequences(self, ids: np.ndarray, max_length: int) -> Sequences:
-        """The passage tower's input `[CLS] title [SEP] body [SEP]`, at most `max_length` long; MISSING is the null passage
-        `[CLS] [SEP] [SEP]`. Title first: the body is what is cut."""
+        """The passage tower's input `[CLS] title [SEP] body [SEP]`, at most `max_length` long; MISSING is the null
+        passage `[CLS] [SEP] [SEP]`. Title first: the body is what is cut."""
         ids = np.asarray(ids, dtype=np.int64)
         safe = np.maximum(ids, 0)
         starts = self.token_offsets[safe]

@@ -82,9 +82,7 @@ class MaskedSentences:
                 return masked
         return None
 
-    def _cut(
-        self, tokens: np.ndarray, spans: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _cut(self, tokens: np.ndarray, spans: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A window of a sentence that is too long, around one of its spans if it has any, and the spans inside it."""
         if len(tokens) <= self.max_pieces:
             return tokens, spans

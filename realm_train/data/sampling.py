@@ -15,7 +15,7 @@ from realm_train.errors import BadInput
 
 
 class Shuffle:
-    """An endless stream over `items`: position p is item number p mod n of epoch p div n, each epoch in an order of its own."""
+    """An endless stream over `items`: position p is item p mod n of epoch p div n, and every epoch has its order."""
 
     def __init__(self, items: np.ndarray, seed: int) -> None:
         self.items, self.seed = items, seed
@@ -41,7 +41,7 @@ def example_rng(seed: int, position: int) -> np.random.Generator:
 
 
 def documents_held_out(documents: np.ndarray, percent: float) -> np.ndarray:
-    """Which passages belong to held-out documents: [N] bool. By hash of the document, so a new passage moves no other."""
+    """Which passages belong to held-out documents: [N] bool. By hash of the document: a new one moves no other."""
     if not 0 <= percent < 100:
         raise BadInput(f"heldout_percent: got {percent}, expected at least 0 and less than 100")
     return documents.astype(np.uint64) % np.uint64(10_000) < np.uint64(round(percent * 100))
@@ -89,10 +89,15 @@ class StepLoader:
             batch_size=None,
             sampler=_Counting(self.start),
             num_workers=self.workers,
+            collate_fn=_as_it_is,
             multiprocessing_context="spawn" if self.workers else None,
         )
         for step in loader:
             yield from step
+
+
+def _as_it_is(step: Sequence[Record]) -> Sequence[Record]:
+    return step
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def holds_run(tokens: Int[np.ndarray, " T"], run: Int[np.ndarray, " R"]) -> bool
 def holds_answer(
     tokens: Int[np.ndarray, " T"], answer: Int[np.ndarray, " R"], word_starts: Bool[np.ndarray, " V"]
 ) -> bool:
-    """Whether the answer stands in the tokens as whole words (as DPR matches: tokenised, uncased if the tokenizer is)."""
+    """Whether the answer stands in the tokens as whole words (as DPR matches; uncased if the tokenizer is)."""
     size = len(answer)
     if not 0 < size <= len(tokens):
         return False

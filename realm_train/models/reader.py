@@ -86,7 +86,7 @@ def _head_names(masked_lm: nn.Module) -> tuple[str, ...]:
     if len(names) == 1 or names == ("head", "decoder"):  # BERT's cls, RoBERTa's lm_head; ModernBERT's two
         return names
     raise BadInput(
-        f"reader: {type(masked_lm).__name__} has the head modules {names}, expected one (as BERT, RoBERTa, ELECTRA's kin)"
+        f"reader: {type(masked_lm).__name__} has the head modules {names}, expected one (as BERT and RoBERTa)"
         " or 'head' and 'decoder' (as ModernBERT); choose another encoder"
     )
 
@@ -101,8 +101,8 @@ def joint_inputs(
 ) -> Sequences:
     """`[CLS] x [SEP] body [SEP]`, row by row; the body is cut so that no row is longer than `max_length`.
 
-        query   [CLS] x x x [SEP]                      segment 0, masks stand where they stood
-        body                      z z z z z z [SEP]    segment 1
+    query   [CLS] x x x [SEP]                      segment 0, masks stand where they stood
+    body                      z z z z z z [SEP]    segment 1
     """
     start = queries.lengths
     taken = torch.minimum(body_lengths, max_length - 1 - start)

@@ -46,9 +46,7 @@ class Realm(nn.Module):
         self.sep_id, self.max_joint_length = sep_id, max_joint_length
         self.null_bias = nn.Parameter(torch.zeros(())) if null_score == "learned" else None
 
-    def score(
-        self, queries: Float[Tensor, "B D"], candidates: Candidates
-    ) -> Float[Tensor, "B K"]:
+    def score(self, queries: Float[Tensor, "B D"], candidates: Candidates) -> Float[Tensor, "B K"]:
         """f(x,z) of every candidate, -inf where there is none."""
         vectors = self.towers.passage(candidates.passages)
         scores = self.towers.scores(queries, vectors[candidates.rows])

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from realm_train.batch import Sequences
+from realm_train.errors import BadInput
 from realm_train.models.encoder import hidden_states, length_buckets, take
+
+Pooling = Literal["cls", "mean"]
 
 
 class Tower(nn.Module):
-    """Token sequences -> vectors: the encoder's [CLS], projected to `dim`, through LayerNorm."""
+    """Token sequences -> vectors: the encoder's [CLS], projected to `dim`, through LayerNorm.
 
-    def __init__(self, encoder: nn.Module, dim: int = 128) -> None:
+    `pooling="mean"` averages the tokens instead, for encoders that were trained so (Contriever, MiniLM).
+    """
+
+    def __init__(self, encoder: nn.Module, dim: int = 128, pooling: Pooling = "cls") -> None:
         super().__init__()
-        self.encoder = encoder
+        if pooling not in ("cls", "mean"):
+            raise BadInput(f"towers.pooling: got {pooling!r}, expected 'cls' or 'mean'")
+        self.encoder, self.pooling = encoder, pooling
         self.projection = nn.Linear(encoder.config.hidden_size, dim)
         self.norm = nn.LayerNorm(dim)
         self.dim = dim
@@ -27,11 +36,19 @@ class Tower(nn.Module):
         if not len(sequences):
             return self.projection.weight.new_zeros(0, self.dim)
         groups = length_buckets(sequences.lengths)
-        vectors = [hidden_states(self.encoder, take(sequences, group))[:, 0] for group in groups]
+        vectors = [self._pooled(take(sequences, group)) for group in groups]
         # the norm in fp32 also under autocast: trainer and refresher must agree on a passage's vector
         with torch.autocast(vectors[0].device.type, enabled=False):
-            normed = self.norm(self.projection(torch.cat(vectors).float()))
+            normed = self.norm(self.projection(torch.cat(vectors)))
         return normed[torch.argsort(torch.cat(groups))]
+
+    def _pooled(self, sequences: Sequences) -> Float[Tensor, "N H"]:
+        hidden = hidden_states(self.encoder, sequences)
+        if self.pooling == "cls":
+            return hidden[:, 0].float()
+        columns = torch.arange(hidden.shape[1], device=hidden.device)
+        real = (columns < sequences.lengths[:, None]).unsqueeze(-1)
+        return (hidden.float() * real).sum(dim=1) / sequences.lengths[:, None]
 
     @property
     def dropout(self) -> float:
@@ -42,14 +59,20 @@ class Tower(nn.Module):
 class Towers(nn.Module):
     """Query tower and passage tower: one module when `shared`, two that share no storage when not."""
 
-    def __init__(self, encoder: nn.Module, *, dim: int = 128, shared: bool = True, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        dim: int = 128,
+        pooling: Pooling = "cls",
+        shared: bool = True,
+        scale: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.passage = Tower(encoder, dim)
+        self.passage = Tower(encoder, dim, pooling)
         self.query = self.passage if shared else copy.deepcopy(self.passage)
         self.shared, self.scale, self.dim = shared, scale, dim
 
-    def scores(
-        self, queries: Float[Tensor, "B D"], passages: Float[Tensor, "B K D"]
-    ) -> Float[Tensor, "B K"]:
+    def scores(self, queries: Float[Tensor, "B D"], passages: Float[Tensor, "B K D"]) -> Float[Tensor, "B K"]:
         """f(x,z) of each question with its own K passages, in fp32."""
         return torch.einsum("bd,bkd->bk", queries.float(), passages.float()) * self.scale

@@ -34,7 +34,7 @@ def gather_with_gradient(values: Tensor) -> tuple[Tensor, int]:
     """The rows of all ranks in rank order, and where this rank's begin; the gradient flows back to every rank.
 
     The backward pass of an all-gather sums the ranks' gradients. With the mean over ranks that DDP takes, the gradient
-    equals that of one big batch when each rank's loss is the mean over its own queries. Every rank must hold as many rows.
+    equals that of one big batch when each rank's loss is the mean over its own queries. All ranks need as many rows.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return values, 0

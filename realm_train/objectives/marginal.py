@@ -25,7 +25,7 @@ def log_prior(scores: Float[Tensor, "B K"]) -> Float[Tensor, "B K"]:
 def span_log_likelihood(
     log_likelihood: Float[Tensor, "B K M"], valid: Bool[Tensor, "B M"], spans: Int[Tensor, "B M"]
 ) -> tuple[Float[Tensor, "B K S"], Bool[Tensor, "B S"]]:
-    """Sums log p(y_j|z,x) over the masks j of each span s, and says which spans exist; S is the largest span number + 1."""
+    """Sums log p(y_j|z,x) over the masks j of each span s, and says which spans exist; S is the largest number + 1."""
     count = int(spans.max()) + 1 if spans.numel() else 0
     member = torch.nn.functional.one_hot(spans, count).to(log_likelihood.dtype) * valid.unsqueeze(-1)
     likelihood = torch.where(valid[:, None], log_likelihood, 0.0)
@@ -57,7 +57,7 @@ def marginal_log_likelihood(
 def posterior(
     log_prior: Float[Tensor, "B K"], log_likelihood: Float[Tensor, "B K M"], valid: Bool[Tensor, "B M"]
 ) -> Float[Tensor, "B K"]:
-    """p(z|x,y) with all masks of a question as one span; d log p(y|x) / d f(x,z) = p(z|x,y) - p(z|x) (REALM, appendix A)."""
+    """p(z|x,y), all masks of a question as one span; d log p(y|x) / d f(x,z) = p(z|x,y) - p(z|x) (REALM, appendix A)."""
     joint = torch.where(valid[:, None], log_likelihood.float(), 0.0).sum(dim=-1)
     return torch.softmax(log_prior.float() + joint, dim=-1)
 

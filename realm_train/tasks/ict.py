@@ -40,7 +40,9 @@ class IctTask(pl.LightningModule):
     def training_step(self, batch: IctBatch, batch_idx: int) -> Tensor:
         """The mean loss of the batch."""
         loss, hit = self.outcome(batch)
-        self.step_tokens += int(batch.queries.lengths.sum() + batch.passages.lengths.sum())
+        tokens = int(batch.queries.lengths.sum() + batch.passages.lengths.sum())
+        first = batch_idx % self.trainer.accumulate_grad_batches == 0
+        self.step_tokens = tokens if first else self.step_tokens + tokens
         self.log_dict(_accuracies(loss, hit, batch.kept), batch_size=len(batch))
         return loss.mean()
 

@@ -22,8 +22,8 @@ class PretrainTask(pl.LightningModule):
     """One step of masked language modelling with retrieved passages (REALM, section 3).
 
     The index, possibly stale, only chooses the candidates; query and candidates are embedded with the live weights. The
-    question is embedded once where its vector does not depend on dropout, and a second time, in evaluation mode, for the
-    search where it does.
+    question is embedded once where its vector does not depend on dropout; where it does, a second time, in evaluation
+    mode, for the search.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class PretrainTask(pl.LightningModule):
         output = self.realm(batch, candidates, queries)
         log_p = self.log_marginal(output, batch)
         self._sums.add(output, candidates, batch, log_p.detach(), self.log_null(output, batch).detach())
+        self.step_tokens = self._sums.tokens
         # DDP and gradient accumulation both average what must be one sum over one count
         masks = global_sum(batch.step_masks, self.device)
         return -log_p.sum() * (world_size() * self.trainer.accumulate_grad_batches / masks)
@@ -69,7 +70,6 @@ class PretrainTask(pl.LightningModule):
         """Logs the health of the whole optimiser step once its last micro-batch is done."""
         if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
             self.log_dict(self._sums.metrics(), sync_dist=world_size() > 1)
-            self.step_tokens = self._sums.tokens
             self._sums = HealthSums()
 
     @torch.no_grad()
@@ -107,8 +107,12 @@ class HealthSums:
     ) -> None:
         """Counts one micro-batch; the null slot is left out of what describes retrieved passages."""
         prior, present = output.log_prior.detach(), output.present[:, 1:]
-        spread = torch.stack([row[keep].std(correction=0) if keep.sum() > 1 else row.new_zeros(())
-                              for row, keep in zip(output.scores[:, 1:].detach().float(), present, strict=True)])
+        spread = torch.stack(
+            [
+                row[keep].std(correction=0) if keep.sum() > 1 else row.new_zeros(())
+                for row, keep in zip(output.scores[:, 1:].detach().float(), present, strict=True)
+            ]
+        )
         values = {
             "masks": batch.valid.sum(),
             "questions": torch.tensor(len(batch)),
@@ -123,8 +127,9 @@ class HealthSums:
         self.passages.update(candidates.ids[:, 1:][present].tolist())
         self.slots += int(present.sum())
         self.tokens += int(batch.queries.lengths.sum() + candidates.passages.lengths.sum())
-        self.tokens += int(((batch.queries.lengths[:, None] + candidates.body_lengths[candidates.rows] + 1)
-                            * candidates.present).sum())
+        self.tokens += int(
+            ((batch.queries.lengths[:, None] + candidates.body_lengths[candidates.rows] + 1) * candidates.present).sum()
+        )
 
     def metrics(self) -> Mapping[str, float]:
         """The metrics of DESIGN's health line; `loss` and utility are in nats a mask."""
