@@ -57,7 +57,7 @@ def marginal_log_likelihood(
 def posterior(
     log_prior: Float[Tensor, "B K"], log_likelihood: Float[Tensor, "B K M"], valid: Bool[Tensor, "B M"]
 ) -> Float[Tensor, "B K"]:
-    """p(z|x,y), all masks of a question as one span; d log p(y|x) / d f(x,z) = p(z|x,y) - p(z|x) (REALM, appendix A)."""
+    """p(z|x,y), all masks of a question as one span; d log p(y|x) / d f(x,z) = p(z|x,y) - p(z|x) (appendix A)."""
     joint = torch.where(valid[:, None], log_likelihood.float(), 0.0).sum(dim=-1)
     return torch.softmax(log_prior.float() + joint, dim=-1)
 
