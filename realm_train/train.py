@@ -7,7 +7,7 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -30,12 +30,16 @@ from realm_train.data.ict import ClozePairs
 from realm_train.data.masked import MaskedSentences
 from realm_train.data.sampling import StepLoader
 from realm_train.errors import BadInput
+from realm_train.models.reader import Reader
 from realm_train.models.realm import Realm
 from realm_train.models.towers import Towers
 from realm_train.tasks.ict import IctTask
+from realm_train.tasks.masked_lm import MaskedLmTask
 from realm_train.tasks.optimizer import Optimization
 from realm_train.tasks.pretrain import PretrainTask
 from realm_train.tasks.retrieval import Retrieval
+
+Trained = TypeVar("Trained", bound=torch.nn.Module)
 
 
 @command("train")
@@ -51,18 +55,20 @@ def main(cfg: DictConfig) -> None:
         prepare["spans"] = corpus.span_manifest.get("seconds", 0.0)
     data = {"corpus": corpus.hash, "passages": corpus.count, "counts": corpus.manifest["counts"]}
     provenance.start(run, command=shlex.join(["python", *sys.orig_argv[1:]]), data=data, prepare=prepare)
-    towers_from = None if cfg.retriever is None else last_checkpoint(Path(cfg.retriever))
+    weights = {} if cfg.retriever is None else weights_of(last_checkpoint(Path(cfg.retriever)), "towers")
     for stage in cfg.stages:
         if not finished(run, stage):
-            STAGES[stage](cfg, run, corpus, towers_from)
-        towers_from = last_checkpoint(run, stage)
+            pl.seed_everything(cfg.seed, workers=True, verbose=False)
+            STAGES[stage](cfg, run, corpus, weights)
+            (run / "checkpoints" / stage / "DONE").touch()
+        weights |= weights_of(last_checkpoint(run, stage), "towers", "reader")
     print(f"{run}: done; python -m realm_train.report {run} draws the report")
 
 
 def quiet() -> None:
     """Hides what Lightning says to everybody; what it says about this run stays."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    for message in (".*you have no `val_dataloader`.*", ".*treespec.*", ".*does not have many workers.*"):
+    for message in (".*have no `val_dataloader`.*", ".*treespec.*", ".*does not have many workers.*"):
         warnings.filterwarnings("ignore", message=message)
 
 
@@ -79,36 +85,46 @@ def open_run(run: Path, cfg: DictConfig) -> None:
     OmegaConf.save(OmegaConf.create(resolved(cfg)), run / "config.yaml")
 
 
-def train_ict(cfg: DictConfig, run: Path, corpus: Corpus, towers_from: Path | None) -> None:
+Weights = dict[str, dict[str, torch.Tensor]]
+"""State dicts of `towers` and `reader`, as far as earlier stages have trained them."""
+
+
+def train_ict(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> None:
     """The retriever alone, on the inverse cloze task."""
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    task = IctTask(build_towers(cfg, corpus, towers_from), optimization(cfg.ict))
-    sampling = {
-        "query_length": cfg.query_length,
-        "passage_length": cfg.passage_length,
-        "keep_rate": cfg.ict.keep_rate,
-        "min_length": cfg.ict.min_length,
-        "heldout_percent": cfg.heldout_percent,
-    }
-    pairs = ClozePairs(corpus, **sampling, seed=cfg.seed)
-    heldout = ClozePairs(corpus, **sampling, seed=0, heldout=True)
+    task = IctTask(build_towers(cfg, corpus, weights), optimization(cfg.ict))
+    pairs = {**sampling(cfg, "ict"), "passage_length": cfg.passage_length, "keep_rate": cfg.ict.keep_rate}
+    heldout = ClozePairs(corpus, **pairs, seed=0, heldout=True)
     trainer = make_trainer(cfg, run, "ict")
-    fit(trainer, task, pairs, cfg, run, "ict")
+    fit(trainer, task, ClozePairs(corpus, **pairs, seed=cfg.seed), cfg, run, "ict")
     size = cfg.ict.micro_batch_size
     count = min(cfg.ict.heldout, len(heldout.order.items)) // size * size
     if count:
         batches = DataLoader(heldout.micro_batches(range(count), size), batch_size=None, collate_fn=as_it_is)
         trainer.validate(task, batches, verbose=False)
-    finish(run, "ict")
 
 
-def train_realm(cfg: DictConfig, run: Path, corpus: Corpus, towers_from: Path | None) -> None:
+def train_mlm(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> None:
+    """The reader alone, without passages."""
+    sentences = MaskedSentences(corpus, instantiate(cfg.masking), **sampling(cfg, "mlm"), seed=cfg.seed)
+    task = MaskedLmTask(build_reader(cfg, corpus, weights), optimization(cfg.mlm), sep_id=corpus.sep_id)
+    fit(make_trainer(cfg, run, "mlm"), task, sentences, cfg, run, "mlm")
+
+
+def sampling(cfg: DictConfig, stage: str) -> dict[str, Any]:
+    """Which sentences a stage takes, and how much of them."""
+    return {
+        "query_length": cfg.query_length,
+        "min_length": cfg[stage].min_length,
+        "heldout_percent": cfg.heldout_percent,
+    }
+
+
+def train_realm(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> None:
     """Retriever and reader together."""
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
     settings = cfg.pretrain
     realm = Realm(
-        build_towers(cfg, corpus, towers_from),
-        build(cfg.model.reader),
+        build_towers(cfg, corpus, weights),
+        build_reader(cfg, corpus, weights),
         sep_id=corpus.sep_id,
         max_joint_length=cfg.query_length + cfg.passage_length,
         null_score=settings.null_score,
@@ -120,17 +136,11 @@ def train_realm(cfg: DictConfig, run: Path, corpus: Corpus, towers_from: Path | 
         passage_length=cfg.passage_length,
         body_length=cfg.passage_length,
     )
-    sampling = {
-        "query_length": cfg.query_length,
-        "min_length": settings.min_length,
-        "heldout_percent": cfg.heldout_percent,
-    }
-    masking = instantiate(cfg.masking)
-    sentences = MaskedSentences(corpus, masking, **sampling, seed=cfg.seed)
+    masking, sentences = instantiate(cfg.masking), sampling(cfg, "pretrain")
     heldout = HeldOut(
         run,
         corpus,
-        heldout_batches(MaskedSentences(corpus, masking, **sampling, seed=0, heldout=True), settings.heldout),
+        heldout_batches(MaskedSentences(corpus, masking, **sentences, seed=0, heldout=True), settings.heldout),
         every=settings.evaluate_every,
     )
     trainer = make_trainer(cfg, run, "pretrain")
@@ -146,11 +156,10 @@ def train_realm(cfg: DictConfig, run: Path, corpus: Corpus, towers_from: Path | 
     # before the live table, which shows what they measure
     trainer.callbacks[:0] = [refresh, heldout, ColdStart(heldout, times_chance=settings.cold_start)]
     task = PretrainTask(realm, retrieval, optimization(settings), per=settings.per)
-    fit(trainer, task, sentences, cfg, run, "pretrain")
-    finish(run, "pretrain")
+    fit(trainer, task, MaskedSentences(corpus, masking, **sentences, seed=cfg.seed), cfg, run, "pretrain")
 
 
-STAGES = {"ict": train_ict, "pretrain": train_realm}
+STAGES = {"ict": train_ict, "mlm": train_mlm, "pretrain": train_realm}
 
 
 def fit(trainer: pl.Trainer, task: pl.LightningModule, examples: Any, cfg: DictConfig, run: Path, stage: str) -> None:
@@ -257,24 +266,52 @@ def build(config: DictConfig) -> Any:
     return instantiate(config, _convert_="all")
 
 
-def build_towers(cfg: DictConfig, corpus: Corpus, checkpoint: Path | None = None) -> Towers:
-    """The towers of the configuration, with a checkpoint's weights if one is given."""
+def build_towers(cfg: DictConfig, corpus: Corpus, weights: Weights | None = None) -> Towers:
+    """The towers of the configuration, with trained weights where there are any."""
     towers = build(cfg.model.towers)
-    vocabulary = towers.passage.encoder.config.vocab_size
-    if vocabulary < corpus.manifest["tokenizer"]["vocab_size"]:
+    check_vocabulary(towers.passage.encoder.config.vocab_size, corpus)
+    return with_weights(towers, (weights or {}).get("towers"))
+
+
+def build_reader(cfg: DictConfig, corpus: Corpus, weights: Weights) -> Reader:
+    """The reader of the configuration, with trained weights where there are any."""
+    reader = build(cfg.model.reader)
+    check_vocabulary(reader.masked_lm.config.vocab_size, corpus)
+    return with_weights(reader, weights.get("reader"))
+
+
+def check_vocabulary(pieces: int, corpus: Corpus) -> None:
+    """Raises BadInput if the corpus has word pieces that a model does not know."""
+    tokenizer = corpus.manifest["tokenizer"]
+    if pieces < tokenizer["vocab_size"]:
         raise BadInput(
-            f"model: has {vocabulary} word pieces, but the corpus {corpus.folder} was tokenised with"
-            f" {corpus.manifest['tokenizer']['vocab_size']} ({corpus.manifest['tokenizer']['name']});"
-            " prepare the corpus with the model's tokenizer"
+            f"model: has {pieces} word pieces, but the corpus {corpus.folder} was tokenised with"
+            f" {tokenizer['vocab_size']} ({tokenizer['name']}); prepare the corpus with the model's tokenizer"
         )
-    if checkpoint is not None:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
-        weights = {name.split("towers.", 1)[1]: value for name, value in state.items() if "towers." in name}
+
+
+def with_weights(module: Trained, weights: dict[str, torch.Tensor] | None) -> Trained:
+    """The module with these weights; raises BadInput if they are of another architecture."""
+    if weights:
         try:
-            towers.load_state_dict(weights)
+            module.load_state_dict(weights)
         except RuntimeError as error:
-            raise BadInput(f"{checkpoint}: its towers do not fit conf/model ({error}); use the same model=") from error
-    return towers
+            raise BadInput(
+                f"checkpoint: its {type(module).__name__} does not fit the configuration; use the model= that it was"
+                f" trained with ({str(error).splitlines()[1].strip()})"
+            ) from error
+    return module
+
+
+def weights_of(checkpoint: Path, *names: str) -> Weights:
+    """The state dicts of the named parts in a checkpoint of any stage."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
+    parts: Weights = {}
+    for key, value in state.items():
+        part, _, name = key.removeprefix("realm.").partition(".")
+        if part in names:
+            parts.setdefault(part, {})[name] = value
+    return parts
 
 
 def heldout_batches(sentences: MaskedSentences, count: int, size: int = 16) -> list:
@@ -297,11 +334,6 @@ def last_checkpoint(run: Path, stage: str | None = None, *, required: bool = Tru
 def finished(run: Path, stage: str) -> bool:
     """Whether a stage of this run was trained to its end."""
     return (run / "checkpoints" / stage / "DONE").exists()
-
-
-def finish(run: Path, stage: str) -> None:
-    """Marks a stage as trained to its end."""
-    (run / "checkpoints" / stage / "DONE").touch()
 
 
 if __name__ == "__main__":

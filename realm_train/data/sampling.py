@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -47,6 +47,7 @@ def documents_held_out(documents: np.ndarray, percent: float) -> np.ndarray:
     return documents.astype(np.uint64) % np.uint64(10_000) < np.uint64(round(percent * 100))
 
 
+@runtime_checkable
 class Examples(Protocol):
     """What a step is made of: a function of positions."""
 
