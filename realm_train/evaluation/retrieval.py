@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Integer
 
 from realm_train.batch import MISSING
 
@@ -23,7 +23,7 @@ def overlap_at(first: Int[np.ndarray, "B K"], second: Int[np.ndarray, "B K"], k:
     return float(np.mean(shares)) if shares else 1.0
 
 
-def holds_run(tokens: Int[np.ndarray, " T"], run: Int[np.ndarray, " R"]) -> bool:
+def holds_run(tokens: Integer[np.ndarray, " T"], run: Integer[np.ndarray, " R"]) -> bool:
     """Whether `run` stands in `tokens` in one piece; an empty run stands nowhere."""
     tokens, run = np.ascontiguousarray(tokens, np.int32), np.ascontiguousarray(run, np.int32)
     if not len(run):
@@ -36,7 +36,7 @@ def holds_run(tokens: Int[np.ndarray, " T"], run: Int[np.ndarray, " R"]) -> bool
 
 
 def holds_answer(
-    tokens: Int[np.ndarray, " T"], answer: Int[np.ndarray, " R"], word_starts: Bool[np.ndarray, " V"]
+    tokens: Integer[np.ndarray, " T"], answer: Integer[np.ndarray, " R"], word_starts: Bool[np.ndarray, " V"]
 ) -> bool:
     """Whether the answer stands in the tokens as whole words (as DPR matches; uncased if the tokenizer is)."""
     size = len(answer)

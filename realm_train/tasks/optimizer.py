@@ -26,7 +26,8 @@ class Optimization:
     def configure(self, groups: Iterable[tuple[nn.Module, float]]) -> dict:
         """Lightning's dictionary for modules with their learning rates; a parameter met twice counts once."""
         optimizer = torch.optim.AdamW(list(self._parameter_groups(groups)), betas=(0.9, 0.999), eps=1e-6)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
+        # a plain function: of any other callable LambdaLR saves the attributes in the checkpoint
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def factor(self, step: int) -> float:
