@@ -20,7 +20,8 @@ def in_batch_softmax(
 
     `ignore` marks passages that are no true negative of a query (its own passage drawn twice, a near duplicate).
     """
-    scores = queries.float() @ passages.float().T * scale
+    with torch.autocast(queries.device.type, enabled=False):  # it would multiply in half precision
+        scores = queries.float() @ passages.float().T * scale
     rows = torch.arange(len(queries), device=scores.device)
     if ignore is not None:
         ignore = ignore.clone()

@@ -26,10 +26,11 @@ def span_log_likelihood(
     log_likelihood: Float[Tensor, "B K M"], valid: Bool[Tensor, "B M"], spans: Int[Tensor, "B M"]
 ) -> tuple[Float[Tensor, "B K S"], Bool[Tensor, "B S"]]:
     """Sums log p(y_j|z,x) over the masks j of each span s, and says which spans exist; S is the largest number + 1."""
-    count = int(spans.max()) + 1 if spans.numel() else 0
-    member = torch.nn.functional.one_hot(spans, count).to(log_likelihood.dtype) * valid.unsqueeze(-1)
-    likelihood = torch.where(valid[:, None], log_likelihood, 0.0)
-    return torch.einsum("bkm,bms->bks", likelihood, member), member.any(dim=1)
+    count = int(spans.max()) + 1 if spans.numel() else 1
+    member = torch.nn.functional.one_hot(spans, count).bool() & valid.unsqueeze(-1)
+    # a sum, not a product of matrices: autocast would take that in half precision
+    sums = torch.where(member[:, None], log_likelihood.unsqueeze(-1), 0.0).sum(dim=2)
+    return sums, member.any(dim=1)
 
 
 def marginal_log_likelihood(
