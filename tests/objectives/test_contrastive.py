@@ -99,7 +99,7 @@ def test_one_process_gathers_its_own():
 def two_towers() -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
     """A query map and a passage map as one module, and the inputs of the big batch."""
     torch.manual_seed(0)
-    towers = torch.nn.ModuleList([torch.nn.Linear(WIDTH, 5), torch.nn.Linear(WIDTH, 5)])
+    towers = torch.nn.ModuleList([torch.nn.Linear(WIDTH, 5, bias=bias) for bias in (True, False)])
     return towers, torch.randn(6, WIDTH), torch.randn(6, WIDTH)
 
 
