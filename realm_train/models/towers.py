@@ -75,4 +75,5 @@ class Towers(nn.Module):
 
     def scores(self, queries: Float[Tensor, "B D"], passages: Float[Tensor, "B K D"]) -> Float[Tensor, "B K"]:
         """f(x,z) of each question with its own K passages, in fp32."""
-        return torch.einsum("bd,bkd->bk", queries.float(), passages.float()) * self.scale
+        with torch.autocast(queries.device.type, enabled=False):  # it would multiply in half precision
+            return torch.einsum("bd,bkd->bk", queries.float(), passages.float()) * self.scale

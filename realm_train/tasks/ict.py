@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -10,9 +9,10 @@ from realm_train.batch import IctBatch
 from realm_train.models.towers import Towers
 from realm_train.objectives.contrastive import gather_with_gradient, in_batch_softmax
 from realm_train.tasks.optimizer import Optimization
+from realm_train.tasks.task import Task
 
 
-class IctTask(pl.LightningModule):
+class IctTask(Task):
     """One step of the inverse cloze task: a softmax over the passages of the batch, of all ranks together.
 
     Accuracy is reported apart for questions whose sentence was left in the passage (they should soon be near 1) and for
@@ -20,13 +20,8 @@ class IctTask(pl.LightningModule):
     """
 
     def __init__(self, towers: Towers, optimization: Optimization) -> None:
-        super().__init__()
-        self.towers, self.optimization = towers, optimization
-        self.step_tokens = 0  # real tokens of the last optimiser step
-
-    def transfer_batch_to_device(self, batch: IctBatch, device: torch.device, dataloader_idx: int) -> IctBatch:
-        """Our records move themselves."""
-        return batch.to(device, non_blocking=True)
+        super().__init__(optimization)
+        self.towers = towers
 
     def outcome(self, batch: IctBatch) -> tuple[Tensor, Tensor]:
         """Loss in nats and hit of every question against the gathered passages."""
@@ -40,9 +35,7 @@ class IctTask(pl.LightningModule):
     def training_step(self, batch: IctBatch, batch_idx: int) -> Tensor:
         """The mean loss of the batch."""
         loss, hit = self.outcome(batch)
-        tokens = int(batch.queries.lengths.sum() + batch.passages.lengths.sum())
-        first = batch_idx % self.trainer.accumulate_grad_batches == 0
-        self.step_tokens = tokens if first else self.step_tokens + tokens
+        self.count_tokens(int(batch.queries.lengths.sum() + batch.passages.lengths.sum()), batch_idx)
         self.log_dict(_accuracies(loss, hit, batch.kept), batch_size=len(batch))
         return loss.mean()
 
@@ -56,7 +49,7 @@ class IctTask(pl.LightningModule):
     def configure_optimizers(self) -> dict:
         """See `Optimization`."""
         lr = self.optimization.lr_retriever or self.optimization.lr
-        return self.optimization.configure([(self.towers, lr)])
+        return self.optimization.configure([(self.towers, lr)], precision=self.trainer.precision)
 
 
 def _accuracies(loss: Tensor, hit: Tensor, kept: Tensor) -> dict[str, Tensor]:

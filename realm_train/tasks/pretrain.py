@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,9 +15,10 @@ from realm_train.objectives.marginal import Granularity, entropy, marginal_log_l
 from realm_train.tasks.encode import evaluating
 from realm_train.tasks.optimizer import Optimization
 from realm_train.tasks.retrieval import Retrieval, leaks
+from realm_train.tasks.task import Task
 
 
-class PretrainTask(pl.LightningModule):
+class PretrainTask(Task):
     """One step of masked language modelling with retrieved passages (REALM, section 3).
 
     The index, possibly stale, only chooses the candidates; query and candidates are embedded with the live weights. The
@@ -29,14 +29,9 @@ class PretrainTask(pl.LightningModule):
     def __init__(
         self, realm: Realm, retrieval: Retrieval, optimization: Optimization, *, per: Granularity = "token"
     ) -> None:
-        super().__init__()
-        self.realm, self.retrieval, self.optimization, self.per = realm, retrieval, optimization, per
+        super().__init__(optimization)
+        self.realm, self.retrieval, self.per = realm, retrieval, per
         self._sums = HealthSums()
-        self.step_tokens = 0  # real tokens of the last optimiser step
-
-    def transfer_batch_to_device(self, batch: MaskedBatch, device: torch.device, dataloader_idx: int) -> MaskedBatch:
-        """Our records move themselves."""
-        return batch.to(device, non_blocking=True)
 
     def training_step(self, batch: MaskedBatch, batch_idx: int) -> Tensor:
         """Minus the marginal log-likelihood, over the masks of all ranks and micro-batches of the step."""
@@ -68,7 +63,7 @@ class PretrainTask(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: object, batch: MaskedBatch, batch_idx: int) -> None:
         """Logs the health of the whole optimiser step once its last micro-batch is done."""
-        if (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+        if self.is_last(batch_idx):
             self.log_dict(self._sums.metrics(), sync_dist=world_size() > 1)
             self._sums = HealthSums()
 
@@ -86,7 +81,7 @@ class PretrainTask(pl.LightningModule):
         """Two learning rates where `lr_retriever` is given; see `Optimization`."""
         retriever = self.optimization.lr_retriever or self.optimization.lr
         groups = [(self.realm.towers, retriever), (self.realm.reader, self.optimization.lr), (self.realm, retriever)]
-        return self.optimization.configure(groups)
+        return self.optimization.configure(groups, precision=self.trainer.precision)
 
 
 class HealthSums:
