@@ -47,6 +47,12 @@ def main(cfg: DictConfig) -> None:
     """Runs the stages that are not finished yet; see conf/train.yaml."""
     quiet()
     run, corpus = Path(cfg.run), Corpus(cfg.corpus)
+    if corpus.manifest["max_length"] > cfg.passage_length:
+        raise BadInput(
+            f"passage_length: got {cfg.passage_length}, but the passages of {corpus.folder} have up to"
+            f" {corpus.manifest['max_length']} word pieces, whose ends would never be read; raise passage_length, or"
+            f" prepare the corpus with max_length={cfg.passage_length}"
+        )
     open_run(run, cfg)
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
@@ -68,7 +74,8 @@ def main(cfg: DictConfig) -> None:
 def quiet() -> None:
     """Hides what Lightning says to everybody; what it says about this run stays."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    for message in (".*have no `val_dataloader`.*", ".*treespec.*", ".*does not have many workers.*"):
+    resumed = ".*checkpoints.*exists and is not empty.*"
+    for message in (".*have no `val_dataloader`.*", ".*treespec.*", ".*does not have many workers.*", resumed):
         warnings.filterwarnings("ignore", message=message)
 
 
@@ -163,7 +170,7 @@ STAGES = {"ict": train_ict, "mlm": train_mlm, "pretrain": train_realm}
 
 
 def fit(trainer: pl.Trainer, task: pl.LightningModule, examples: Any, cfg: DictConfig, run: Path, stage: str) -> None:
-    """Trains from the stage's last checkpoint if it has one."""
+    """Trains from the stage's last checkpoint if it has one, and saves the final weights."""
     checkpoint = last_checkpoint(run, stage, required=False)
     start = 0
     if checkpoint is not None:
@@ -183,6 +190,8 @@ def fit(trainer: pl.Trainer, task: pl.LightningModule, examples: Any, cfg: DictC
     )
     task.train()  # Hugging Face hands its models over in evaluation mode
     trainer.fit(task, loader, ckpt_path=checkpoint, weights_only=False)
+    if trainer.global_step % cfg.checkpoints.every:
+        trainer.save_checkpoint(run / "checkpoints" / stage / f"step-{trainer.global_step:06d}.ckpt")
 
 
 def as_it_is(batch: Any) -> Any:
@@ -203,7 +212,7 @@ def make_trainer(cfg: DictConfig, run: Path, stage: str) -> pl.Trainer:
         save_top_k=cfg.checkpoints.keep,
         monitor="step",
         mode="max",
-        save_last="link",
+        enable_version_counter=False,  # a step has one name, and the highest is the last
     )
     world = settings["devices"] if isinstance(settings["devices"], int) else len(settings["devices"])
     return pl.Trainer(
@@ -323,9 +332,9 @@ def heldout_batches(sentences: MaskedSentences, count: int, size: int = 16) -> l
 def last_checkpoint(run: Path, stage: str | None = None, *, required: bool = True) -> Path | None:
     """The newest checkpoint of a stage, or of the last stage that has one; raises BadInput if it is required."""
     for name in [stage] if stage else reversed(STAGES):
-        path = run / "checkpoints" / name / "last.ckpt"
-        if path.exists():
-            return path.resolve()
+        saved = (run / "checkpoints" / name).glob("step-*.ckpt")
+        if newest := max(saved, key=lambda path: int(path.stem.removeprefix("step-")), default=None):
+            return newest
     if required:
         raise BadInput(f"{run / 'checkpoints'}: no checkpoint of {stage or 'any stage'}; train it first")
     return None
