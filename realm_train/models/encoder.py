@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -13,6 +13,11 @@ from torch import Tensor, nn
 from realm_train.batch import Sequences
 from realm_train.errors import BadInput
 
+DROPOUTS = (  # BERT's two, DistilBERT's, ModernBERT's
+    *("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    *("dropout", "attention_dropout", "embedding_dropout", "mlp_dropout"),
+)
+
 
 def load_encoder(
     name: str | None = None,
@@ -20,17 +25,19 @@ def load_encoder(
     config: Mapping | None = None,
     layers: int | None = None,
     dropout: float | None = None,
+    attention: str | None = None,
     gradient_checkpointing: bool = False,
 ) -> nn.Module:
     """An encoder with the weights of `name`, or with random ones from `config` (which names its `model_type`).
 
-    `layers` keeps the first layers only; `dropout` replaces the model's own. Raises BadInput if it cannot be had.
+    `layers` keeps the first layers only; `dropout` replaces the model's own; `attention` names the implementation
+    (`sdpa`, `eager`, …; None: the library's choice). Raises BadInput if it cannot be had.
     """
-    encoder, _ = load(transformers.AutoModel, name, config=config, layers=layers, dropout=dropout)
+    encoder, _ = load(transformers.AutoModel, name, config=config, layers=layers, dropout=dropout, attention=attention)
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # the tower projects [CLS] itself; a layer without gradient would stop DDP
     if gradient_checkpointing:
-        encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(encoder)
     return encoder
 
 
@@ -41,30 +48,54 @@ def load(
     config: Mapping | None,
     layers: int | None,
     dropout: float | None,
+    attention: str | None = None,
 ) -> tuple[nn.Module, set[str]]:
     """A model of `auto_class` and the names of its weights that the checkpoint did not hold."""
-    settings = {} if layers is None else {"num_hidden_layers": layers}
-    if dropout is not None:
-        settings |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     if (name is None) == (config is None):
         raise BadInput(f"encoder: got name={name!r} and config={config!r}, expected exactly one of them")
     if name is None:
         model_type = dict(config).pop("model_type", "bert")
         values = {key: value for key, value in config.items() if key != "model_type"}
-        model = auto_class.from_config(transformers.AutoConfig.for_model(model_type, **(values | settings)))
+        settings = _settings(transformers.AutoConfig.for_model(model_type), layers, dropout)
+        model = auto_class.from_config(
+            transformers.AutoConfig.for_model(model_type, **(values | settings)), attn_implementation=attention
+        )
         return model, set(model.state_dict())
     with _quiet():
         try:
             found = transformers.AutoConfig.from_pretrained(name)
             if layers is not None and layers > found.num_hidden_layers:
                 raise BadInput(f"encoder {name}: got layers={layers}, but it has {found.num_hidden_layers}")
-            model, info = auto_class.from_pretrained(name, output_loading_info=True, dtype=torch.float32, **settings)
+            settings = _settings(found, layers, dropout)
+            model, info = auto_class.from_pretrained(
+                name, output_loading_info=True, dtype=torch.float32, attn_implementation=attention, **settings
+            )
         except OSError as error:
             raise BadInput(
                 f"encoder {name}: no such local folder and the hub could not give it ({str(error).splitlines()[0]});"
                 " check the name, or give the path of a folder with config.json and weights"
             ) from error
     return model, set(info["missing_keys"])
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Activations are computed again in the backward pass instead of being kept."""
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # its name in newer releases of transformers
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+
+
+def dropouts(config: transformers.PretrainedConfig) -> dict[str, float]:
+    """The encoder's dropout probabilities by the names that its family gives them."""
+    return {name: float(getattr(config, name)) for name in DROPOUTS if getattr(config, name, None) is not None}
+
+
+def _settings(config: transformers.PretrainedConfig, layers: int | None, dropout: float | None) -> dict:
+    """What of a configuration is replaced."""
+    settings = {} if layers is None else {"num_hidden_layers": layers}
+    return settings if dropout is None else settings | dict.fromkeys(dropouts(config), dropout)
 
 
 @contextmanager
@@ -80,20 +111,20 @@ def _quiet():
         transformers.logging.enable_progress_bar()
 
 
-def hidden_states(encoder: nn.Module, sequences: Sequences) -> Float[Tensor, "N T H"]:
-    """The encoder's last hidden states; segment 0 up to `second`, segment 1 after it where the encoder has segments."""
-    columns = torch.arange(sequences.ids.shape[1], device=sequences.ids.device)
-    inputs = {"input_ids": sequences.ids, "attention_mask": (columns < sequences.lengths[:, None]).long()}
-    if getattr(encoder.config, "type_vocab_size", 0) >= 2:
-        inputs["token_type_ids"] = (columns >= sequences.second[:, None]).long() * inputs["attention_mask"]
-    return encoder(**inputs).last_hidden_state
+def encode_by_length(encoder: nn.Module, sequences: Sequences) -> Iterator[tuple[Tensor, Float[Tensor, "G T H"]]]:
+    """Groups of rows of like length, and the encoder's last hidden states of each group without needless padding.
 
-
-def take(sequences: Sequences, rows: Tensor) -> Sequences:
-    """Some rows, without the columns that none of them fills."""
-    lengths = sequences.lengths[rows]
-    width = int(lengths.max()) if len(rows) else 0
-    return Sequences(ids=sequences.ids[rows, :width], lengths=lengths, second=sequences.second[rows])
+    The word embeddings are looked up once for all groups: the gradient of each look-up is as large as the vocabulary.
+    """
+    embedded = encoder.get_input_embeddings()(sequences.ids)
+    for rows in length_buckets(sequences.lengths):
+        lengths, second = sequences.lengths[rows], sequences.second[rows]
+        width = int(lengths.max())
+        columns = torch.arange(width, device=embedded.device)
+        inputs = {"inputs_embeds": embedded[rows, :width], "attention_mask": (columns < lengths[:, None]).long()}
+        if getattr(encoder.config, "type_vocab_size", 0) >= 2:
+            inputs["token_type_ids"] = (columns >= second[:, None]).long() * inputs["attention_mask"]
+        yield rows, encoder(**inputs).last_hidden_state
 
 
 def length_buckets(lengths: Tensor, *, max_tokens: int = 16384, waste: float = 0.1) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from realm_train.batch import Sequences
 from realm_train.errors import BadInput
-from realm_train.models.encoder import hidden_states, length_buckets, load, take
+from realm_train.models.encoder import checkpoint_activations, encode_by_length, load
 
 
 class Reader(nn.Module):
@@ -30,6 +30,7 @@ class Reader(nn.Module):
         config: Mapping | None = None,
         layers: int | None = None,
         dropout: float | None = None,
+        attention: str | None = None,
         gradient_checkpointing: bool = False,
     ) -> Reader:
         """A reader from a hub name or local folder, or from a configuration; see `load_encoder`.
@@ -37,13 +38,13 @@ class Reader(nn.Module):
         Where the checkpoint holds an encoder but no head, the head starts as the identity over the tied embeddings.
         """
         masked_lm, missing = load(
-            transformers.AutoModelForMaskedLM, name, config=config, layers=layers, dropout=dropout
+            transformers.AutoModelForMaskedLM, name, config=config, layers=layers, dropout=dropout, attention=attention
         )
         reader = cls(masked_lm)
         if name is not None:
             reader._start_as_identity(missing)
         if gradient_checkpointing:
-            masked_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_activations(masked_lm)
         return reader
 
     def _start_as_identity(self, missing: set[str]) -> None:
@@ -68,11 +69,8 @@ class Reader(nn.Module):
     ) -> Float[Tensor, "N M"]:
         """log p(y_j|z,x) in nats and fp32 for each masked position; 0 where there is no mask."""
         output = torch.zeros(positions.shape, dtype=torch.float32, device=positions.device)
-        for rows in length_buckets(joint.lengths):
+        for rows, hidden in encode_by_length(self.masked_lm.base_model, joint):
             row, mask = valid[rows].nonzero(as_tuple=True)
-            if not len(row):
-                continue
-            hidden = hidden_states(self.masked_lm.base_model, take(joint, rows))
             masked = rows[row], mask
             logits = self.head(hidden[row, positions[masked]])
             log_likelihood = -nn.functional.cross_entropy(logits.float(), targets[masked], reduction="none")

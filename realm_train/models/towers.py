@@ -6,12 +6,12 @@ import copy
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from realm_train.batch import Sequences
 from realm_train.errors import BadInput
-from realm_train.models.encoder import hidden_states, length_buckets, take
+from realm_train.models.encoder import dropouts, encode_by_length
 
 Pooling = Literal["cls", "mean"]
 
@@ -35,25 +35,26 @@ class Tower(nn.Module):
         """fp32 vectors, in the order of the sequences; sequences of like length are encoded together."""
         if not len(sequences):
             return self.projection.weight.new_zeros(0, self.dim)
-        groups = length_buckets(sequences.lengths)
-        vectors = [self._pooled(take(sequences, group)) for group in groups]
+        groups, pooled = [], []
+        for rows, hidden in encode_by_length(self.encoder, sequences):
+            groups.append(rows)
+            pooled.append(self._pooled(hidden, sequences.lengths[rows]))
         # the norm in fp32 also under autocast: trainer and refresher must agree on a passage's vector
-        with torch.autocast(vectors[0].device.type, enabled=False):
-            normed = self.norm(self.projection(torch.cat(vectors)))
+        with torch.autocast(pooled[0].device.type, enabled=False):
+            normed = self.norm(self.projection(torch.cat(pooled)))
         return normed[torch.argsort(torch.cat(groups))]
 
-    def _pooled(self, sequences: Sequences) -> Float[Tensor, "N H"]:
-        hidden = hidden_states(self.encoder, sequences)
+    def _pooled(self, hidden: Float[Tensor, "G T H"], lengths: Int[Tensor, " G"]) -> Float[Tensor, "G H"]:
         if self.pooling == "cls":
             return hidden[:, 0].float()
         columns = torch.arange(hidden.shape[1], device=hidden.device)
-        real = (columns < sequences.lengths[:, None]).unsqueeze(-1)
-        return (hidden.float() * real).sum(dim=1) / sequences.lengths[:, None]
+        real = (columns < lengths[:, None]).unsqueeze(-1)
+        return (hidden.float() * real).sum(dim=1) / lengths[:, None]
 
     @property
     def dropout(self) -> float:
-        """The encoder's hidden dropout: 0 means that training and evaluation vectors are the same."""
-        return float(getattr(self.encoder.config, "hidden_dropout_prob", 0.0))
+        """The encoder's highest dropout: 0 means that training and evaluation vectors are the same."""
+        return max(dropouts(self.encoder.config).values(), default=0.0)
 
 
 class Towers(nn.Module):
