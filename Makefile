@@ -26,7 +26,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 quickstart: $(INSTALLED) ## a retriever and a reader learn together from a small real Wikipedia, then a report (SEED=1)
 	$(eval EXPERIMENT ?= $(GPU_OR_CPU))
-	$(BIN)/python -m data_prep.passages source=vital out=$(CORPUS)
+	$(BIN)/python -m data_prep.passages source=vital max_length=96 out=$(CORPUS)
 	$(BIN)/python -m data_prep.spans corpus=$(CORPUS)
 	$(BIN)/python -m realm_train.train experiment=$(EXPERIMENT) corpus=$(CORPUS) seed=$(SEED) run=$(RUN) ckpt_path=last
 	$(BIN)/python -m realm_train.report run=$(RUN)

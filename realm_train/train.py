@@ -54,6 +54,10 @@ def main(cfg: DictConfig) -> None:
             f" prepare the corpus with max_length={cfg.passage_length}"
         )
     open_run(run, cfg)
+    if all(finished(run, stage) for stage in cfg.stages):
+        print(f"{run}: done already; python -m realm_train.report {run} draws the report")
+        return
+    OmegaConf.save(OmegaConf.create(resolved(cfg)), run / "config.yaml")
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
     prepare = {"passages": corpus.manifest.get("seconds", 0.0)}
@@ -68,19 +72,26 @@ def main(cfg: DictConfig) -> None:
             STAGES[stage](cfg, run, corpus, weights)
             (run / "checkpoints" / stage / "DONE").touch()
         weights |= weights_of(last_checkpoint(run, stage), "towers", "reader")
+    if cfg.wandb is not None:
+        finish_wandb()
     print(f"{run}: done; python -m realm_train.report {run} draws the report")
 
 
 def quiet() -> None:
     """Hides what Lightning says to everybody; what it says about this run stays."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    resumed = ".*checkpoints.*exists and is not empty.*"
-    for message in (".*have no `val_dataloader`.*", ".*treespec.*", ".*does not have many workers.*", resumed):
+    for message in (
+        ".*have no `val_dataloader`.*",
+        ".*treespec.*",
+        ".*does not have many workers.*",
+        ".*checkpoints.*exists and is not empty.*",  # a resumed run
+        ".*wandb run already in progress.*",  # its stages are one run
+    ):
         warnings.filterwarnings("ignore", message=message)
 
 
 def open_run(run: Path, cfg: DictConfig) -> None:
-    """Makes the run folder and its config.yaml; refuses to write into another run's."""
+    """Makes the run folder; refuses to write into another run's."""
     unknown = set(cfg.stages) - set(STAGES)
     if unknown:
         raise BadInput(f"stages: got {sorted(unknown)}, expected some of {list(STAGES)}")
@@ -89,7 +100,6 @@ def open_run(run: Path, cfg: DictConfig) -> None:
     if cfg.ckpt_path is None and (run / "metrics.jsonl").exists():
         raise BadInput(f"{run}: holds a run already; give ckpt_path=last to go on with it, or another name=")
     run.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(resolved(cfg)), run / "config.yaml")
 
 
 Weights = dict[str, dict[str, torch.Tensor]]
@@ -246,6 +256,13 @@ def wandb_logger(cfg: DictConfig, run: Path) -> pl.loggers.Logger:
     logger = WandbLogger(name=cfg.name, save_dir=run, id=known, resume="allow", config=resolved(cfg), **cfg.wandb)
     remembered.write_text(str(logger.experiment.id))
     return logger
+
+
+def finish_wandb() -> None:
+    """Ends the wandb run, so that the next job of a sweep in this process gets its own."""
+    import wandb
+
+    wandb.finish()
 
 
 def chosen_precision(cfg: DictConfig) -> str:

@@ -48,7 +48,7 @@ class HeldOut(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._boundary = trainer.global_step
-        if not self._path(trainer.global_step).exists():
+        if trainer.global_step == 0:  # a resumed run was evaluated before its checkpoint was written
             self._evaluate(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:

@@ -61,7 +61,7 @@ class Refresh(Callback):
     """Builds the first index, asks for the next ones, adopts them, and writes their version and age into the metrics.
 
     A checkpoint remembers the version it trained with; a resumed run loads it again, and versions that were encoded
-    from later weights are put aside. With `final`, training ends with an index of the final weights.
+    from later weights are put aside, as is all that a start without a checkpoint left behind. With `final`, training ends with an index of the final weights.
     """
 
     def __init__(
@@ -80,26 +80,27 @@ class Refresh(Callback):
         self.on_adopt = on_adopt
         self.store = IndexStore(run / "index")
         self.version: int | None = None
+        self.tower: str | None = None  # hash of the weights that made this version
         self.trained_step = 0
         self._boundary = 0
         self._worker: Worker | None = None
         self._threads: int | None = None  # what the trainer had before it lent some to the worker
 
-    def state_dict(self) -> dict[str, int | None]:
-        return {"version": self.version}
+    def state_dict(self) -> dict[str, int | str | None]:
+        return {"version": self.version, "tower": self.tower}
 
-    def load_state_dict(self, state_dict: dict[str, int | None]) -> None:
-        self.version = state_dict["version"]
+    def load_state_dict(self, state_dict: dict[str, int | str | None]) -> None:
+        self.version, self.tower = state_dict["version"], state_dict["tower"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._boundary = trainer.global_step
+        step = -1 if self.version is None else trainer.global_step
+        for folder in self.store.discard_after(step) + discard_snapshots_after(self.run / "snapshots", step):
+            print(f"index: {folder.name} is of later weights than these; put aside")
         if self.version is None:
             self._encode(trainer, pl_module)
         else:
-            later = self.store.discard_after(trainer.global_step)
-            for folder in later + discard_snapshots_after(self.run / "snapshots", trainer.global_step):
-                print(f"index: {folder.name} is of later weights than this checkpoint's; put aside")
-            self._adopt(trainer, pl_module, self.version)
+            self._load(pl_module, self.version, tower=self.tower)
         if self.plan.mode == "process" and trainer.is_global_zero:
             self._worker = Worker(self.run, self.plan)
 
@@ -162,14 +163,17 @@ class Refresh(Callback):
     def _adopt(self, trainer: Trainer, task: LightningModule, version: int) -> None:
         self._take_threads_back()
         started = time.perf_counter()
-        manifest, embeddings = self.store.load(version, corpus=self.corpus.hash)
-        old, new = task.retrieval.index, ExactIndex(embeddings, device=self.index_device)
-        task.retrieval.adopt(new)
-        self.version, self.trained_step = version, manifest["trained_step"]
+        old, manifest = task.retrieval.index, self._load(task, version)
         metrics = {"index/refresh_seconds": manifest["seconds"], "index/swap_seconds": time.perf_counter() - started}
         metrics |= {"index/version": version, "index/age_steps": trainer.global_step - self.trained_step}
-        metrics |= self.on_adopt(trainer, task, old, new) if self.on_adopt else {}
+        metrics |= self.on_adopt(trainer, task, old, task.retrieval.index) if self.on_adopt else {}
         log(trainer, metrics)
+
+    def _load(self, task: LightningModule, version: int, tower: str | None = None) -> dict:
+        manifest, embeddings = self.store.load(version, corpus=self.corpus.hash, tower=tower)
+        task.retrieval.adopt(ExactIndex(embeddings, device=self.index_device))
+        self.version, self.tower, self.trained_step = version, manifest["tower"], manifest["trained_step"]
+        return manifest
 
 
 class Worker:
