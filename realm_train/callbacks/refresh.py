@@ -61,7 +61,8 @@ class Refresh(Callback):
     """Builds the first index, asks for the next ones, adopts them, and writes their version and age into the metrics.
 
     A checkpoint remembers the version it trained with; a resumed run loads it again, and versions that were encoded
-    from later weights are put aside, as is all that a start without a checkpoint left behind. With `final`, training ends with an index of the final weights.
+    from later weights are put aside, as is all that an earlier start without a checkpoint left behind. With `final`,
+    training ends with an index of the final weights.
     """
 
     def __init__(
