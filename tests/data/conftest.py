@@ -1,0 +1,1 @@
+from spanned import spanned  # noqa: F401
