@@ -56,6 +56,27 @@ class MaskedBatch(Record):
     def __len__(self) -> int:
         return len(self.queries)
 
+    def answers(self) -> list[Int[Tensor, " R"]]:
+        """The first masked run of each question, unmasked: what a retrieved passage should hold."""
+        answers = []
+        for original, positions, valid in zip(self.original_ids, self.positions, self.valid, strict=True):
+            masked = positions[valid].tolist()
+            run = [position for step, position in enumerate(masked) if position == masked[0] + step]
+            answers.append(original[run])
+        return answers
+
+
+@dataclass(frozen=True)
+class ReadingBatch(Record):
+    """Masked sentences, each with a passage that holds what is masked, where one is known (an empty body where not)."""
+
+    masked: MaskedBatch
+    bodies: Int[Tensor, "B L"]
+    body_lengths: Int[Tensor, " B"]
+
+    def __len__(self) -> int:
+        return len(self.masked)
+
 
 @dataclass(frozen=True)
 class IctBatch(Record):

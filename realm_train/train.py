@@ -6,6 +6,7 @@ import logging
 import shlex
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from realm_train.callbacks import provenance
@@ -27,7 +29,8 @@ from realm_train.callbacks.throughput import Throughput
 from realm_train.command import command, resolved
 from realm_train.data.corpus import Corpus
 from realm_train.data.ict import ClozePairs
-from realm_train.data.masked import MaskedSentences
+from realm_train.data.masked import MaskedSentences, ReadingSentences
+from realm_train.data.oracle import Oracle
 from realm_train.data.sampling import StepLoader
 from realm_train.errors import BadInput
 from realm_train.models.reader import Reader
@@ -121,10 +124,17 @@ def train_ict(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> N
 
 
 def train_mlm(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> None:
-    """The reader alone, without passages."""
+    """The reader alone, without retrieval."""
     sentences = MaskedSentences(corpus, instantiate(cfg.masking), **sampling(cfg, "mlm"), seed=cfg.seed)
-    task = MaskedLmTask(build_reader(cfg, corpus, weights), optimization(cfg.mlm), sep_id=corpus.sep_id)
-    fit(make_trainer(cfg, run, "mlm"), task, sentences, cfg, run, "mlm")
+    oracle = Oracle(corpus) if cfg.mlm.oracle else None
+    task = MaskedLmTask(
+        build_reader(cfg, corpus, weights),
+        optimization(cfg.mlm),
+        sep_id=corpus.sep_id,
+        max_joint_length=cfg.query_length + cfg.passage_length,
+    )
+    examples = ReadingSentences(sentences, oracle, body_length=cfg.passage_length)
+    fit(make_trainer(cfg, run, "mlm"), task, examples, cfg, run, "mlm")
 
 
 def sampling(cfg: DictConfig, stage: str) -> dict[str, Any]:
@@ -139,6 +149,8 @@ def sampling(cfg: DictConfig, stage: str) -> dict[str, Any]:
 def train_realm(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> None:
     """Retriever and reader together."""
     settings = cfg.pretrain
+    expect_one_of("pretrain.per", settings.per, ("token", "span"))
+    expect_one_of("pretrain.null_score", settings.null_score, ("tower", "learned"))
     realm = Realm(
         build_towers(cfg, corpus, weights),
         build_reader(cfg, corpus, weights),
@@ -174,6 +186,12 @@ def train_realm(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) ->
     trainer.callbacks[:0] = [refresh, heldout, ColdStart(heldout, times_chance=settings.cold_start)]
     task = PretrainTask(realm, retrieval, optimization(settings), per=settings.per)
     fit(trainer, task, MaskedSentences(corpus, masking, **sentences, seed=cfg.seed), cfg, run, "pretrain")
+
+
+def expect_one_of(key: str, got: str, options: Sequence[str]) -> None:
+    """Raises BadInput for a word that is no option."""
+    if got not in options:
+        raise BadInput(f"{key}: got {got!r}, expected {' or '.join(map(repr, options))}")
 
 
 STAGES = {"ict": train_ict, "mlm": train_mlm, "pretrain": train_realm}
@@ -224,27 +242,26 @@ def make_trainer(cfg: DictConfig, run: Path, stage: str) -> pl.Trainer:
         mode="max",
         enable_version_counter=False,  # a step has one name, and the highest is the last
     )
-    world = settings["devices"] if isinstance(settings["devices"], int) else len(settings["devices"])
-    return pl.Trainer(
-        **settings,
-        max_steps=cfg[stage].steps,
-        max_epochs=-1,
-        accumulate_grad_batches=max(1, cfg[stage].batch_size // (cfg[stage].micro_batch_size * world)),
-        logger=loggers,
-        callbacks=[
-            Throughput(),
-            Live(stage, every=cfg.log_every),
-            provenance.StageClock(run, stage=stage),
-            Randomness(),
-            checkpoints,
-        ],
-        log_every_n_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        benchmark=False,
-    )
+    clock = provenance.StageClock(run, stage=stage)
+    try:
+        trainer = pl.Trainer(
+            **settings,
+            max_steps=cfg[stage].steps,
+            max_epochs=-1,
+            logger=loggers,
+            callbacks=[Throughput(), Live(stage, every=cfg.log_every), clock, Randomness(), checkpoints],
+            log_every_n_steps=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            benchmark=False,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise BadInput(f"trainer: {error}; mend trainer.accelerator, trainer.devices or trainer.precision") from error
+    micro_batch = cfg[stage].micro_batch_size * trainer.world_size
+    trainer.accumulate_grad_batches = max(1, cfg[stage].batch_size // micro_batch)
+    return trainer
 
 
 def wandb_logger(cfg: DictConfig, run: Path) -> pl.loggers.Logger:

@@ -87,7 +87,7 @@ class HeldOut(Callback):
 
     def hits(self, batch: MaskedBatch, ids: torch.Tensor) -> np.ndarray:
         """Which passages hold the masked span: [B, K] bool."""
-        rows = zip(ids.tolist(), _answers(batch), strict=True)
+        rows = zip(ids.tolist(), (answer.numpy() for answer in batch.answers()), strict=True)
         return np.array([[self._holds(passage, answer) for passage in row] for row, answer in rows], dtype=bool)
 
     def _holds(self, passage: int, answer: np.ndarray) -> bool:
@@ -169,7 +169,7 @@ class HeldOut(Callback):
             "id": source,
             "title": self.corpus.passage(source)["title"],
             "masked": self.corpus.decode(batch.queries.ids[row, 1 : length - 1].tolist()),
-            "answer": self.corpus.decode(_answers(batch)[row].tolist()),
+            "answer": self.corpus.decode(batch.answers()[row].tolist()),
         }
 
     def _passages(self, candidates: Candidates, output: RealmOutput, hits: np.ndarray, row: int) -> list[dict]:
@@ -191,13 +191,3 @@ class HeldOut(Callback):
                 }
             )
         return passages
-
-
-def _answers(batch: MaskedBatch) -> list[np.ndarray]:
-    """The first masked run of each question, unmasked: what a retrieved passage should hold."""
-    answers = []
-    for row in range(len(batch)):
-        positions = batch.positions[row][batch.valid[row]].tolist()
-        run = [position for step, position in enumerate(positions) if position == positions[0] + step]
-        answers.append(batch.original_ids[row, run].numpy())
-    return answers

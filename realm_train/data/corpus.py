@@ -19,7 +19,7 @@ corpus/
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -140,6 +140,18 @@ class Corpus:
     def span_counts(self) -> np.ndarray:
         """Salient spans of every passage: [N]."""
         return np.diff(self._span_arrays[1])
+
+    def span_keys(self, key: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """`key` of the word pieces [P, R] of every salient span, called once for each length R: [P]."""
+        spans, offsets = self._span_arrays
+        starts = self.token_offsets[:-1] + self.title_lengths
+        starts = np.repeat(starts, np.diff(offsets)) + spans[:, 3]
+        lengths = spans[:, 4] - spans[:, 3]
+        keys = np.zeros(len(spans), dtype=np.int64)
+        for length in np.unique(lengths):
+            rows = np.flatnonzero(lengths == length)
+            keys[rows] = key(self.tokens[starts[rows, None] + np.arange(length)])
+        return keys
 
     def bodies(self, ids: np.ndarray, max_length: int) -> tuple[Int[torch.Tensor, "N T"], Int[torch.Tensor, " N"]]:
         """Padded word pieces of many bodies, cut to `max_length`, with their lengths; MISSING gives an empty row."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from realm_train.batch import MISSING, MaskedBatch, Sequences
+from realm_train.batch import MISSING, MaskedBatch, ReadingBatch, Sequences
 from realm_train.data.corpus import Corpus
 from realm_train.data.masking import Masked, Masking, window
+from realm_train.data.oracle import Oracle
 from realm_train.data.sampling import Shuffle, documents_held_out, example_rng
 from realm_train.errors import BadInput
 
@@ -121,6 +122,32 @@ class MaskedSentences:
         return [
             self.collate(examples[start : start + size], step_masks=masks) for start in range(0, len(examples), size)
         ]
+
+
+class ReadingSentences:
+    """Masked sentences with the oracle's passages: what a reader without a head is warmed on."""
+
+    def __init__(self, sentences: MaskedSentences, oracle: Oracle | None, *, body_length: int) -> None:
+        self.sentences, self.oracle, self.body_length = sentences, oracle, body_length
+
+    def micro_batches(self, positions: Sequence[int], size: int) -> list[ReadingBatch]:
+        """The examples of one step in batches of `size`, each knowing how many masks the whole step holds."""
+        starts = range(0, len(positions), size)
+        batches = self.sentences.micro_batches(positions, size)
+        return [self._with_passages(batch, positions[start:]) for batch, start in zip(batches, starts, strict=True)]
+
+    def _with_passages(self, batch: MaskedBatch, positions: Sequence[int]) -> ReadingBatch:
+        if self.oracle is None:
+            ids = np.full(len(batch), MISSING)
+        else:
+            rngs = [example_rng(self.sentences.seed + 1, position) for position in positions[: len(batch)]]
+            ids = np.array([self._passage(batch, row, rng) for row, rng in enumerate(rngs)])
+        bodies, lengths = self.sentences.corpus.bodies(ids, self.body_length)
+        return ReadingBatch(masked=batch, bodies=bodies, body_lengths=lengths)
+
+    def _passage(self, batch: MaskedBatch, row: int, rng: np.random.Generator) -> int:
+        sentence = batch.original_ids[row, 1 : int(batch.queries.lengths[row]) - 1].numpy()
+        return self.oracle.passage(batch.answers()[row].numpy(), sentence, batch.exclude[row].numpy(), rng)
 
 
 def padded(rows: Sequence[np.ndarray], *, fill: int) -> torch.Tensor:
