@@ -101,6 +101,21 @@ def train(overrides, tmp_path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def before_step(monkeypatch) -> dict[int, Callable[[], None]]:
+    """`before_step[4] = function`: called once, before the pretraining step that follows 4 steps."""
+    from realm_train.tasks.pretrain import PretrainTask
+
+    hooks, step = {}, PretrainTask.training_step
+
+    def training_step(self, batch, batch_idx):
+        hooks.pop(self.trainer.global_step, lambda: None)()
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(PretrainTask, "training_step", training_step)
+    return hooks
+
+
+@pytest.fixture
 def refused(overrides, tmp_path, monkeypatch, capsys) -> Callable[..., str]:
     """`refused("k=0", …)`: the one line that this command line ends with, and its exit code is 2."""
     from realm_train.train import main

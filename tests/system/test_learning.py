@@ -1,6 +1,5 @@
 """A retriever learns from nothing but text, on a corpus small enough for a test."""
 
-import pytest
 from tiny_run import series
 
 WORDS = ["stages=[ict]", "model.dropout=0.0", "ict.steps=60", "ict.batch_size=16", "ict.micro_batch_size=16"]

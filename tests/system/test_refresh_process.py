@@ -1,4 +1,4 @@
-"""The refresh process for real: it publishes while training goes on, is adopted at a step boundary, and ends with it."""
+"""The refresh process: it publishes while training goes on, is adopted at a step boundary, and ends with it."""
 
 import os
 import time
@@ -13,7 +13,6 @@ from realm_train.data.corpus import Corpus
 from realm_train.index.snapshot import tower_hash
 from realm_train.index.store import IndexStore
 from realm_train.tasks.encode import passage_encoder
-from realm_train.tasks.pretrain import PretrainTask
 
 PROCESS = ["refresh=process", "stages=[pretrain]", "refresh.every=3", "refresh.keep=10", "checkpoints.keep=20"]
 FULL_DISK = """
@@ -46,19 +45,6 @@ def workers(monkeypatch):
 
     monkeypatch.setattr(refresh, "Worker", Watched)
     return started
-
-
-@pytest.fixture
-def before_step(monkeypatch):
-    """`before_step[4] = function`: called before the first micro-batch of the optimiser step after 4 steps."""
-    hooks, step = {}, PretrainTask.training_step
-
-    def training_step(self, batch, batch_idx):
-        hooks.pop(self.trainer.global_step, lambda: None)()
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(PretrainTask, "training_step", training_step)
-    return hooks
 
 
 def inline_vectors(run, step, spans_folder):
