@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_nn
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -39,4 +38,20 @@ def gather_with_gradient(values: Tensor) -> tuple[Tensor, int]:
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return values, 0
-    return torch.cat(dist_nn.all_gather(values)), dist.get_rank() * len(values)
+    return _AllGather.apply(values), dist.get_rank() * len(values)
+
+
+class _AllGather(torch.autograd.Function):
+    """Backward sums what all ranks' losses say of this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> Tensor:
+        parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
