@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 from realm_train.batch import MISSING
 from realm_train.data.corpus import Corpus
@@ -26,9 +26,9 @@ class Oracle:
 
     def passage(
         self,
-        answer: Int[np.ndarray, " R"],
-        sentence: Int[np.ndarray, " T"],
-        exclude: Int[np.ndarray, " E"],
+        answer: Integer[np.ndarray, " R"],
+        sentence: Integer[np.ndarray, " T"],
+        exclude: Integer[np.ndarray, " E"],
         rng: np.random.Generator,
     ) -> int:
         """Of up to `candidates` passages that hold the answer, the one whose words are most like the sentence's, rare
@@ -38,13 +38,13 @@ class Oracle:
         found = np.setdiff1d(self.passages[first:last], exclude)
         if not len(found):
             return MISSING
-        found = rng.permutation(found)[: self.candidates]
+        found = rng.permutation(found)[: self.candidates].tolist()
         words = np.unique(sentence)
         likeness = [self.rarity[np.intersect1d(words, self.corpus.body(passage))].sum() for passage in found]
-        return int(found[np.argmax(likeness)])
+        return found[int(np.argmax(likeness))]
 
 
-def _run_keys(runs: Int[np.ndarray, "P R"]) -> Int[np.ndarray, " P"]:
+def _run_keys(runs: Integer[np.ndarray, "P R"]) -> Int[np.ndarray, " P"]:
     """A 64-bit key of each run of word pieces; runs of different lengths get different keys with all but certainty."""
     keys = np.full(len(runs), runs.shape[1], dtype=np.uint64)
     for column in runs.T.astype(np.uint64):
