@@ -41,7 +41,7 @@ STEPS = [
     "pretrain.micro_batch_size=2",
     "pretrain.k=4",
     "refresh.every=2",
-    "checkpoints.every=1",
+    "checkpoints.every=2",
 ]
 INLINE = ["refresh=inline"]
 

@@ -90,10 +90,10 @@ def test_a_full_disk_during_an_inline_refresh_loses_nothing(refused, train, tmp_
 
     with monkeypatch.context() as patch:
         before_step[1] = lambda: patch.setattr(os, "fsync", full)  # the refresh after step 2 cannot be written
-        line = refused(PRETRAIN)
+        line = refused(PRETRAIN, "checkpoints.every=1")
     run = tmp_path / "run"
     assert f"{run / 'index'}: disk full" in line and "Free some space" in line
     assert IndexStore(run / "index").versions() == [0]
-    train(PRETRAIN, "ckpt_path=last")
+    train(PRETRAIN, "ckpt_path=last", "checkpoints.every=1")
     assert facts(run, "pretrain") == facts(whole, "pretrain")
     assert equal(weights(run, "pretrain"), weights(whole, "pretrain"))

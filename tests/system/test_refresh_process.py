@@ -14,7 +14,14 @@ from realm_train.index.snapshot import tower_hash
 from realm_train.index.store import IndexStore
 from realm_train.tasks.encode import passage_encoder
 
-PROCESS = ["refresh=process", "stages=[pretrain]", "refresh.every=3", "refresh.keep=10", "checkpoints.keep=20"]
+PROCESS = [
+    "refresh=process",
+    "stages=[pretrain]",
+    "refresh.every=3",
+    "refresh.keep=10",
+    "checkpoints.every=3",
+    "checkpoints.keep=9",
+]
 FULL_DISK = """
 import errno, os, sys
 if "realm_train.refresh" in sys.orig_argv:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,14 +30,24 @@ def records(data: bytes) -> Iterator[bytes]:
             parts = b""
 
 
+def written(path: Path) -> list:
+    """The records of a finished .wandb file; wandb's own process may still be writing its last ones."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    until = time.monotonic() + 20
+    while True:
+        found = [Record.FromString(data) for data in records(path.read_bytes())]
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        assert time.monotonic() < until, f"{path} has no end"
+        time.sleep(0.05)
+
+
 def logged(run: Path, metric: str) -> list[float]:
     """What the offline run folders hold of a metric, in the order of writing."""
-    from wandb.proto import wandb_internal_pb2
-
     values = []
     for path in sorted((run / "wandb").glob("offline-run-*/run-*.wandb")):
-        for data in records(path.read_bytes()):
-            record = wandb_internal_pb2.Record.FromString(data)
+        for record in written(path):
             items = record.history.item if record.WhichOneof("record_type") == "history" else ()
             values += [json.loads(item.value_json) for item in items if metric in (item.key, *item.nested_key)]
     return values
