@@ -49,6 +49,7 @@ class HeldOut(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._boundary = trainer.global_step
         if trainer.global_step == 0:  # a resumed run was evaluated before its checkpoint was written
+            pl_module.realm.start_null_at(self._candidate_score(pl_module))
             self._evaluate(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
@@ -80,6 +81,13 @@ class HeldOut(Callback):
             return task.retrieval.search(queries, batch, max(DEPTHS))
         finally:
             task.retrieval.adopt(adopted)
+
+    def _candidate_score(self, task: LightningModule) -> float:
+        """Mean score f(x,z) of what the reader would read on these sentences."""
+        found = [self._search(task, batch, task.retrieval.index).scores for batch in self.batches]
+        scores = torch.cat(found)[:, : task.retrieval.k - 1]
+        scores = scores[scores.isfinite()]
+        return float(scores.mean()) * task.realm.towers.scale if len(scores) else 0.0
 
     def _recall(self, found: Sequence[Neighbours]) -> dict[str, float]:
         hits = [self.hits(batch, n.ids) for batch, n in zip(self.batches, found, strict=True)]

@@ -28,8 +28,8 @@ class RealmOutput:
 class Realm(nn.Module):
     """Towers and reader; candidates and queries are embedded with the live weights, so both towers learn.
 
-    `null_score="tower"` embeds the empty passage like any other; `"learned"` gives it a score of its own that no
-    passage moves.
+    `null_score="tower"` embeds the empty passage like any other; `"learned"` gives it one score for all questions,
+    which should start among the candidates' own: see `start_null_at`.
     """
 
     def __init__(
@@ -45,6 +45,12 @@ class Realm(nn.Module):
         self.towers, self.reader = towers, reader
         self.sep_id, self.max_joint_length = sep_id, max_joint_length
         self.null_bias = nn.Parameter(torch.zeros(())) if null_score == "learned" else None
+
+    def start_null_at(self, score: float) -> None:
+        """Sets the learned null score; far below the candidates' scores p(null) is 0 and gets no gradient."""
+        if self.null_bias is not None:
+            with torch.no_grad():
+                self.null_bias.fill_(score)
 
     def score(self, queries: Float[Tensor, "B D"], candidates: Candidates) -> Float[Tensor, "B K"]:
         """f(x,z) of every candidate, -inf where there is none."""
