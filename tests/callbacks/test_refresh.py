@@ -46,7 +46,8 @@ def test_only_the_newest_versions_are_kept(train):  # noqa: F811
 
 
 def test_a_resumed_run_puts_aside_what_later_weights_left_and_ends_the_same(train, capsys):  # noqa: F811
-    whole, run = train(*SIX, run="whole"), train(*SIX)
+    run = train(*SIX)
+    whole = shutil.copytree(run, run.parent / "whole")
     rewind(run, 3)
     later = run / "snapshots" / "s000099"
     later.mkdir(parents=True)
@@ -63,7 +64,8 @@ def test_a_resumed_run_puts_aside_what_later_weights_left_and_ends_the_same(trai
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again_without_its_leftovers(train):  # noqa: F811
-    whole, run = train(*SIX, run="whole"), train(*SIX)
+    run = train(*SIX)
+    whole = shutil.copytree(run, run.parent / "whole")
     shutil.rmtree(run / "checkpoints" / "pretrain")
     train(*SIX, "ckpt_path=last")
     assert IndexStore(run / "index").versions() == [0, 1, 2, 3]

@@ -13,7 +13,7 @@ import pytest
 from tiny_run import equal, events, facts, series, weights
 
 ROOT = Path(__file__).resolve().parents[2]
-LONG = ["ict.steps=24", "pretrain.steps=16", "refresh.every=4", "checkpoints.every=3", "pretrain.evaluate_every=5"]
+LONG = ["ict.steps=16", "pretrain.steps=13", "refresh.every=4", "checkpoints.every=3", "pretrain.evaluate_every=5"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:cold start")
 
@@ -55,7 +55,7 @@ def test_killed_in_each_stage_and_resumed_equals_uninterrupted(uninterrupted, tr
     assert "ict: going on from" in (tmp_path / "said.txt").read_text()
     train(*LONG, "ckpt_path=last", run="killed")
     assert "pretrain: going on from" in capsys.readouterr().out
-    for stage, steps in (("ict", 24), ("pretrain", 16)):
+    for stage, steps in (("ict", 16), ("pretrain", 13)):
         assert [step for step, _ in series(run, stage, "loss")] == list(range(steps))
         assert facts(run, stage) == facts(uninterrupted, stage)
         assert equal(weights(run, stage), weights(uninterrupted, stage))

@@ -61,13 +61,13 @@ def offline(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:cold start")
 def test_stages_share_a_wandb_run_and_runs_do_not(train, offline):
-    runs = [train("wandb={project: test}", run=name) for name in ("one", "other")]
-    for run in runs:
-        (file,) = (run / "wandb").glob("offline-run-*/run-*.wandb")
-        assert file.stem == f"run-{(run / 'wandb.id').read_text()}"
-        wanted = [value for stage in ("ict", "pretrain") for _, value in series(run, stage, "loss")]
-        assert logged(run, "loss") == wanted
-    assert runs[0].joinpath("wandb.id").read_text() != runs[1].joinpath("wandb.id").read_text()
+    run, other = train("wandb={project: test}"), train(*WANDB, "ict.steps=1", run="other")
+    (file,) = (run / "wandb").glob("offline-run-*/run-*.wandb")
+    assert file.stem == f"run-{(run / 'wandb.id').read_text()}"
+    wanted = [value for stage in ("ict", "pretrain") for _, value in series(run, stage, "loss")]
+    assert len(wanted) == 5 and logged(run, "loss") == wanted
+    assert (run / "wandb.id").read_text() != (other / "wandb.id").read_text()
+    assert logged(other, "loss") == [value for _, value in series(other, "ict", "loss")]
 
 
 def test_an_offline_run_holds_the_steps_and_goes_on_under_its_id(train, offline):
