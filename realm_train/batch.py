@@ -51,6 +51,7 @@ class MaskedBatch(Record):
     spans: Int[Tensor, "B M"]  # which masked span of its sentence a mask belongs to
     source: Int[Tensor, " B"]  # the passage that the sentence comes from
     exclude: Int[Tensor, "B E"]  # the source and its near duplicates, padded with MISSING
+    helpful: Int[Tensor, " B"]  # a passage known to hold what is masked, or MISSING
     step_masks: int  # masks in the whole optimiser step on this rank, for the loss's denominator
 
     def __len__(self) -> int:
@@ -68,7 +69,7 @@ class MaskedBatch(Record):
 
 @dataclass(frozen=True)
 class ReadingBatch(Record):
-    """Masked sentences, each with a passage that holds what is masked, where one is known (an empty body where not)."""
+    """Masked sentences, each with the body of its helpful passage (empty where there is none)."""
 
     masked: MaskedBatch
     bodies: Int[Tensor, "B L"]

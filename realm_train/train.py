@@ -125,15 +125,15 @@ def train_ict(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> N
 
 def train_mlm(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> None:
     """The reader alone, without retrieval."""
-    sentences = MaskedSentences(corpus, instantiate(cfg.masking), **sampling(cfg, "mlm"), seed=cfg.seed)
     oracle = Oracle(corpus) if cfg.mlm.oracle else None
+    sentences = MaskedSentences(corpus, instantiate(cfg.masking), **sampling(cfg, "mlm"), seed=cfg.seed, oracle=oracle)
     task = MaskedLmTask(
         build_reader(cfg, corpus, weights),
         optimization(cfg.mlm),
         sep_id=corpus.sep_id,
         max_joint_length=cfg.query_length + cfg.passage_length,
     )
-    examples = ReadingSentences(sentences, oracle, body_length=cfg.passage_length)
+    examples = ReadingSentences(sentences, body_length=cfg.passage_length)
     fit(make_trainer(cfg, run, "mlm"), task, examples, cfg, run, "mlm")
 
 
@@ -185,7 +185,15 @@ def train_realm(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) ->
     # before the live table, which shows what they measure
     trainer.callbacks[:0] = [refresh, heldout, ColdStart(heldout, times_chance=settings.cold_start)]
     task = PretrainTask(realm, retrieval, optimization(settings), per=settings.per)
-    fit(trainer, task, MaskedSentences(corpus, masking, **sentences, seed=cfg.seed), cfg, run, "pretrain")
+    examples = MaskedSentences(
+        corpus,
+        masking,
+        **sentences,
+        seed=cfg.seed,
+        oracle=Oracle(corpus) if settings.oracle_steps else None,
+        oracle_examples=settings.oracle_steps * settings.batch_size,
+    )
+    fit(trainer, task, examples, cfg, run, "pretrain")
 
 
 def expect_one_of(key: str, got: str, options: Sequence[str]) -> None:

@@ -22,6 +22,8 @@ class Example:
 
     masked: Masked
     passage: int
+    exclude: np.ndarray  # the passage and its near duplicates: [E]
+    helpful: int = MISSING
 
 
 class MaskedSentences:
@@ -29,7 +31,8 @@ class MaskedSentences:
 
     An example is a passage of the shuffled order, one of its maskable sentences at random, and a mask in it. A passage
     without a maskable sentence gives way to another one, drawn at random. `heldout=True` serves the documents that
-    training never takes sentences from (their passages can still be retrieved).
+    training never takes sentences from (their passages can still be retrieved). The first `oracle_examples` (None: all)
+    name a passage that the `oracle` knows to hold what is masked.
     """
 
     def __init__(
@@ -42,8 +45,11 @@ class MaskedSentences:
         heldout_percent: float = 2.0,
         heldout: bool = False,
         seed: int = 0,
+        oracle: Oracle | None = None,
+        oracle_examples: int | None = None,
     ) -> None:
         self.corpus, self.masking, self.seed = corpus, masking, seed
+        self.oracle, self.oracle_examples = oracle, oracle_examples
         self.max_pieces, self.min_length = query_length - 2, min_length
         usable = documents_held_out(corpus.documents, heldout_percent) == heldout
         usable &= (corpus.span_counts() if masking.needs_spans else corpus.sentence_counts()) > 0
@@ -61,12 +67,18 @@ class MaskedSentences:
         for _ in range(1000):
             masked = self._mask_a_sentence(passage, rng)
             if masked is not None:
-                return Example(masked, passage)
+                exclude = np.append(self.corpus.near_duplicates(passage), passage)
+                return Example(masked, passage, exclude, self._helpful(masked, exclude, rng, position))
             passage = int(self.order.items[rng.integers(len(self.order.items))])
         raise BadInput(
             f"{self.corpus.folder}: no sentence of {self.min_length} pieces or more can be masked in 1000 passages;"
             " lower min_length or raise max_masks"
         )
+
+    def _helpful(self, masked: Masked, exclude: np.ndarray, rng: np.random.Generator, position: int) -> int:
+        if self.oracle is None or (self.oracle_examples is not None and position >= self.oracle_examples):
+            return MISSING
+        return self.oracle.passage(masked.answer(), masked.original, exclude, rng)
 
     def _mask_a_sentence(self, passage: int, rng: np.random.Generator) -> Masked | None:
         body = self.corpus.body(passage)
@@ -101,7 +113,6 @@ class MaskedSentences:
         masked = [example.masked for example in examples]
         queries = with_specials([m.tokens for m in masked], self.corpus)
         originals = with_specials([m.original for m in masked], self.corpus)
-        exclude = [np.append(self.corpus.near_duplicates(e.passage), e.passage) for e in examples]
         valid = padded([np.ones(len(m.positions), bool) for m in masked], fill=0).bool()
         return MaskedBatch(
             queries=queries,
@@ -111,7 +122,8 @@ class MaskedSentences:
             valid=valid,
             spans=padded([m.spans for m in masked], fill=0),
             source=torch.tensor([example.passage for example in examples]),
-            exclude=padded(exclude, fill=MISSING),
+            exclude=padded([example.exclude for example in examples], fill=MISSING),
+            helpful=torch.tensor([example.helpful for example in examples]),
             step_masks=int(valid.sum()) if step_masks is None else step_masks,
         )
 
@@ -125,29 +137,18 @@ class MaskedSentences:
 
 
 class ReadingSentences:
-    """Masked sentences with the oracle's passages: what a reader without a head is warmed on."""
+    """Masked sentences with the bodies of their helpful passages: what a reader without a head is warmed on."""
 
-    def __init__(self, sentences: MaskedSentences, oracle: Oracle | None, *, body_length: int) -> None:
-        self.sentences, self.oracle, self.body_length = sentences, oracle, body_length
+    def __init__(self, sentences: MaskedSentences, *, body_length: int) -> None:
+        self.sentences, self.body_length = sentences, body_length
 
     def micro_batches(self, positions: Sequence[int], size: int) -> list[ReadingBatch]:
         """The examples of one step in batches of `size`, each knowing how many masks the whole step holds."""
-        starts = range(0, len(positions), size)
-        batches = self.sentences.micro_batches(positions, size)
-        return [self._with_passages(batch, positions[start:]) for batch, start in zip(batches, starts, strict=True)]
+        return [self._with_bodies(batch) for batch in self.sentences.micro_batches(positions, size)]
 
-    def _with_passages(self, batch: MaskedBatch, positions: Sequence[int]) -> ReadingBatch:
-        if self.oracle is None:
-            ids = np.full(len(batch), MISSING)
-        else:
-            rngs = [example_rng(self.sentences.seed + 1, position) for position in positions[: len(batch)]]
-            ids = np.array([self._passage(batch, row, rng) for row, rng in enumerate(rngs)])
-        bodies, lengths = self.sentences.corpus.bodies(ids, self.body_length)
+    def _with_bodies(self, batch: MaskedBatch) -> ReadingBatch:
+        bodies, lengths = self.sentences.corpus.bodies(batch.helpful.numpy(), self.body_length)
         return ReadingBatch(masked=batch, bodies=bodies, body_lengths=lengths)
-
-    def _passage(self, batch: MaskedBatch, row: int, rng: np.random.Generator) -> int:
-        sentence = batch.original_ids[row, 1 : int(batch.queries.lengths[row]) - 1].numpy()
-        return self.oracle.passage(batch.answers()[row].numpy(), sentence, batch.exclude[row].numpy(), rng)
 
 
 def padded(rows: Sequence[np.ndarray], *, fill: int) -> torch.Tensor:

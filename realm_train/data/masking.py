@@ -29,6 +29,11 @@ class Masked:
     targets: Int[np.ndarray, " M"]
     spans: Int[np.ndarray, " M"]  # which masked span (0, 1, …) a mask belongs to
 
+    def answer(self) -> Int[np.ndarray, " R"]:
+        """The first masked run, unmasked: what a helpful passage holds."""
+        run = self.positions == self.positions[0] + np.arange(len(self.positions))
+        return self.targets[run]
+
 
 @runtime_checkable
 class Masking(Protocol):

@@ -33,6 +33,7 @@ def batch() -> MaskedBatch:
         spans=torch.tensor([[0, 0, 1], [0, 0, 0], [0, 0, 0], [0, 1, 0]]),
         source=torch.full((QUESTIONS,), MISSING),
         exclude=torch.full((QUESTIONS, 1), MISSING),
+        helpful=torch.full((QUESTIONS,), MISSING),
         step_masks=6,
     )
 
