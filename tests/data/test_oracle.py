@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from realm_train.batch import MISSING
 from realm_train.data.masked import MaskedSentences, ReadingSentences
