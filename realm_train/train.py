@@ -115,7 +115,12 @@ def train_ict(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> N
     pairs = {**sampling(cfg, "ict"), "passage_length": cfg.passage_length, "keep_rate": cfg.ict.keep_rate}
     heldout = ClozePairs(corpus, **pairs, seed=0, heldout=True)
     trainer = make_trainer(cfg, run, "ict")
-    fit(trainer, task, ClozePairs(corpus, **pairs, seed=cfg.seed), cfg, run, "ict")
+    across = None
+    if cfg.ict.across_rate:
+        oracle, masking = Oracle(corpus), instantiate(cfg.masking)
+        across = MaskedSentences(corpus, masking, **sampling(cfg, "ict"), seed=cfg.seed, oracle=oracle)
+    examples = ClozePairs(corpus, **pairs, seed=cfg.seed, across=across, across_rate=cfg.ict.across_rate)
+    fit(trainer, task, examples, cfg, run, "ict")
     size = cfg.ict.micro_batch_size
     count = min(cfg.ict.heldout, len(heldout.order.items)) // size * size
     if count:

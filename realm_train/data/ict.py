@@ -10,7 +10,7 @@ import torch
 
 from realm_train.batch import MISSING, IctBatch, Sequences
 from realm_train.data.corpus import Corpus
-from realm_train.data.masked import padded, with_specials
+from realm_train.data.masked import Example, MaskedSentences, padded, with_specials
 from realm_train.data.sampling import Shuffle, documents_held_out, example_rng
 from realm_train.errors import BadInput
 
@@ -24,10 +24,15 @@ class Cloze:
     body: np.ndarray
     kept: bool
     passage: int
+    exclude: np.ndarray  # passages that are no negative for the query: [E]
 
 
 class ClozePairs:
-    """Endless (sentence, passage) pairs; passages of one sentence are left out, for nothing would remain of them."""
+    """Endless (sentence, passage) pairs; passages of one sentence are left out, for nothing would remain of them.
+
+    With `across`, a share of the pairs is drawn from there instead: a masked sentence, and a passage of elsewhere that
+    holds what is masked. REALM asks the retriever for just that, the cloze task for the sentence's own passage.
+    """
 
     def __init__(
         self,
@@ -40,9 +45,13 @@ class ClozePairs:
         heldout_percent: float = 2.0,
         heldout: bool = False,
         seed: int = 0,
+        across: MaskedSentences | None = None,
+        across_rate: float = 0.5,
     ) -> None:
-        if not 0 <= keep_rate <= 1:
-            raise BadInput(f"keep_rate: got {keep_rate}, expected a probability")
+        for name, rate in {"keep_rate": keep_rate, "across_rate": across_rate}.items():
+            if not 0 <= rate <= 1:
+                raise BadInput(f"{name}: got {rate}, expected a probability")
+        self.across, self.across_rate = across, across_rate
         self.corpus, self.keep_rate, self.seed = corpus, keep_rate, seed
         self.query_length, self.passage_length, self.min_length = query_length, passage_length, min_length
         usable = documents_held_out(corpus.documents, heldout_percent) == heldout
@@ -53,6 +62,10 @@ class ClozePairs:
 
     def __getitem__(self, position: int) -> Cloze:
         rng = example_rng(self.seed, position)
+        if self.across is not None and rng.random() < self.across_rate:
+            example = self.across[position]
+            if example.helpful != MISSING:
+                return self._elsewhere(example)
         passage = self.order[position]
         sentences = self.corpus.sentences(passage)[:, 2:4]
         long_enough = np.flatnonzero(sentences[:, 1] - sentences[:, 0] >= self.min_length)
@@ -65,18 +78,28 @@ class ClozePairs:
             body=body if kept else np.concatenate([body[:start], body[end:]]),
             kept=kept,
             passage=passage,
+            exclude=np.append(self.corpus.near_duplicates(passage), passage),
+        )
+
+    def _elsewhere(self, example: Example) -> Cloze:
+        return Cloze(
+            query=example.masked.tokens[: self.query_length - 2],
+            title=self.corpus.title(example.helpful).astype(np.int64),
+            body=self.corpus.body(example.helpful).astype(np.int64),
+            kept=False,
+            passage=example.helpful,
+            exclude=np.append(example.exclude, example.helpful),
         )
 
     def batch(self, positions: Sequence[int]) -> IctBatch:
         """The pairs of `positions` as one padded batch."""
         pairs = [self[position] for position in positions]
-        exclude = [np.append(self.corpus.near_duplicates(pair.passage), pair.passage) for pair in pairs]
         return IctBatch(
             queries=with_specials([pair.query for pair in pairs], self.corpus),
             passages=self._passages(pairs),
             kept=torch.tensor([pair.kept for pair in pairs]),
             source=torch.tensor([pair.passage for pair in pairs]),
-            exclude=padded(exclude, fill=MISSING),
+            exclude=padded([pair.exclude for pair in pairs], fill=MISSING),
         )
 
     def _passages(self, pairs: Sequence[Cloze]) -> Sequences:
