@@ -190,14 +190,7 @@ def train_realm(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) ->
     # before the live table, which shows what they measure
     trainer.callbacks[:0] = [refresh, heldout, ColdStart(heldout, times_chance=settings.cold_start)]
     task = PretrainTask(realm, retrieval, optimization(settings), per=settings.per)
-    examples = MaskedSentences(
-        corpus,
-        masking,
-        **sentences,
-        seed=cfg.seed,
-        oracle=Oracle(corpus) if settings.oracle_steps else None,
-        oracle_examples=settings.oracle_steps * settings.batch_size,
-    )
+    examples = MaskedSentences(corpus, masking, **sentences, seed=cfg.seed)
     fit(trainer, task, examples, cfg, run, "pretrain")
 
 

@@ -31,8 +31,8 @@ class MaskedSentences:
 
     An example is a passage of the shuffled order, one of its maskable sentences at random, and a mask in it. A passage
     without a maskable sentence gives way to another one, drawn at random. `heldout=True` serves the documents that
-    training never takes sentences from (their passages can still be retrieved). The first `oracle_examples` (None: all)
-    name a passage that the `oracle` knows to hold what is masked.
+    training never takes sentences from (their passages can still be retrieved). With an `oracle`, an example names
+    a passage that is known to hold what is masked.
     """
 
     def __init__(
@@ -46,10 +46,8 @@ class MaskedSentences:
         heldout: bool = False,
         seed: int = 0,
         oracle: Oracle | None = None,
-        oracle_examples: int | None = None,
     ) -> None:
-        self.corpus, self.masking, self.seed = corpus, masking, seed
-        self.oracle, self.oracle_examples = oracle, oracle_examples
+        self.corpus, self.masking, self.seed, self.oracle = corpus, masking, seed, oracle
         self.max_pieces, self.min_length = query_length - 2, min_length
         usable = documents_held_out(corpus.documents, heldout_percent) == heldout
         usable &= (corpus.span_counts() if masking.needs_spans else corpus.sentence_counts()) > 0
@@ -68,17 +66,15 @@ class MaskedSentences:
             masked = self._mask_a_sentence(passage, rng)
             if masked is not None:
                 exclude = np.append(self.corpus.near_duplicates(passage), passage)
-                return Example(masked, passage, exclude, self._helpful(masked, exclude, rng, position))
+                helpful = (
+                    self.oracle.passage(masked.answer(), masked.original, exclude, rng) if self.oracle else MISSING
+                )
+                return Example(masked, passage, exclude, helpful)
             passage = int(self.order.items[rng.integers(len(self.order.items))])
         raise BadInput(
             f"{self.corpus.folder}: no sentence of {self.min_length} pieces or more can be masked in 1000 passages;"
             " lower min_length or raise max_masks"
         )
-
-    def _helpful(self, masked: Masked, exclude: np.ndarray, rng: np.random.Generator, position: int) -> int:
-        if self.oracle is None or (self.oracle_examples is not None and position >= self.oracle_examples):
-            return MISSING
-        return self.oracle.passage(masked.answer(), masked.original, exclude, rng)
 
     def _mask_a_sentence(self, passage: int, rng: np.random.Generator) -> Masked | None:
         body = self.corpus.body(passage)

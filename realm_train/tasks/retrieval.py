@@ -58,18 +58,10 @@ class Retrieval:
         return Neighbours(scores=scores[:, :k], ids=ids[:, :k])
 
     def candidates(self, queries: Float[Tensor, "B D"], batch: MaskedBatch) -> Candidates:
-        """The null passage and the k - 1 best ones, tokenised, each distinct passage once.
-
-        A question with a helpful passage that was not found reads it in place of the last one.
-        """
+        """The null passage and the k - 1 best ones, tokenised, each distinct passage once."""
         if self.k == 1:
             return self.read(torch.empty(len(batch), 0, dtype=torch.int64))
-        ids = self.search(queries, batch, self.k - 1).ids
-        for question, (passage, sentence) in enumerate(zip(batch.helpful.tolist(), _sentences(batch), strict=True)):
-            known = passage == MISSING or passage in ids[question].tolist()
-            if not known and not holds_run(self.corpus.body(passage), sentence):
-                ids[question, -1] = passage
-        return self.read(ids)
+        return self.read(self.search(queries, batch, self.k - 1).ids)
 
     def read(self, ids: Int[Tensor, "B J"]) -> Candidates:
         """Candidates from chosen passages (MISSING for none); the null passage is put in slot 0."""
