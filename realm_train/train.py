@@ -82,7 +82,7 @@ def main(cfg: DictConfig) -> None:
 
 def quiet() -> None:
     """Hides what Lightning says to everybody; what it says about this run stays."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in (
         ".*have no `val_dataloader`.*",
         ".*treespec.*",

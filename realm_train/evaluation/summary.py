@@ -32,7 +32,7 @@ def seconds(run: Run) -> dict[str, Number]:
     """Wall clock by stage, and in all; a stage that has not ended counts from its first to its last event."""
     stages = dict(run.provenance.get("stages", {}))
     spent: dict[str, Number] = dict(stages.pop("prepare", {}))
-    for stage in ("ict", "pretrain"):
+    for stage in ("ict", "mlm", "pretrain"):
         times = [event["time"] for event in run.events if event["stage"] == stage]
         if stage in stages:
             spent[stage] = stages[stage]["seconds"]
