@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -93,8 +94,14 @@ class StepLoader:
             collate_fn=_as_it_is,
             multiprocessing_context="spawn" if self.workers else None,
         )
-        for step in loader:
-            yield from step
+        steps = iter(loader)
+        try:
+            for step in steps:
+                yield from step
+        finally:
+            # torch takes for a failure that a worker which is told to stop, in the middle of its work, aborts
+            with suppress(RuntimeError):
+                getattr(steps, "_shutdown_workers", bool)()
 
 
 def _as_it_is(step: Sequence[Record]) -> Sequence[Record]:
