@@ -83,7 +83,7 @@ class Refresh(Callback):
         self.version: int | None = None
         self.tower: str | None = None  # hash of the weights that made this version
         self.trained_step = 0
-        self._boundary = 0
+        self._boundary = self._asked = 0  # the last step seen, and the step of the last snapshot
         self._worker: Worker | None = None
         self._threads: int | None = None  # what the trainer had before it lent some to the worker
 
@@ -150,6 +150,7 @@ class Refresh(Callback):
     def _snapshot(self, task: LightningModule, step: int) -> None:
         tensors = {name: tensor.detach().cpu() for name, tensor in passage_tensors(task).items()}
         write_snapshot(self.run / "snapshots", step=step, tensors=tensors)
+        self._asked = step
         self._lend_threads(task)
 
     def _encode(self, trainer: Trainer, task: LightningModule) -> None:
@@ -162,9 +163,10 @@ class Refresh(Callback):
         self._adopt(trainer, task, manifest["version"])
 
     def _adopt(self, trainer: Trainer, task: LightningModule, version: int) -> None:
-        self._take_threads_back()
         started = time.perf_counter()
         old, manifest = task.retrieval.index, self._load(task, version)
+        if self.trained_step >= self._asked:  # else the worker goes on with a newer snapshot at once
+            self._take_threads_back()
         metrics = {"index/refresh_seconds": manifest["seconds"], "index/swap_seconds": time.perf_counter() - started}
         metrics |= {"index/version": version, "index/age_steps": trainer.global_step - self.trained_step}
         metrics |= self.on_adopt(trainer, task, old, task.retrieval.index) if self.on_adopt else {}

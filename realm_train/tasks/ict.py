@@ -48,7 +48,7 @@ class IctTask(Task):
 
     def configure_optimizers(self) -> dict:
         """See `Optimization`."""
-        lr = self.optimization.lr_retriever or self.optimization.lr
+        lr = self.optimization.peak_retriever
         return self.optimization.configure([(self.towers, lr)], precision=self.trainer.precision)
 
 

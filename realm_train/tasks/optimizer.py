@@ -35,6 +35,11 @@ class Optimization:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    @property
+    def peak_retriever(self) -> float:
+        """The towers' peak learning rate; 0 is a rate, and freezes them."""
+        return self.lr if self.lr_retriever is None else self.lr_retriever
+
     def factor(self, step: int) -> float:
         """Share of the peak learning rate at an optimiser step."""
         warmup = min(10_000, max(10, self.steps // 10)) if self.warmup is None else self.warmup

@@ -36,8 +36,9 @@ class PretrainTask(Task):
     def training_step(self, batch: MaskedBatch, batch_idx: int) -> Tensor:
         """Minus the marginal log-likelihood, over the masks of all ranks and micro-batches of the step."""
         queries = self.realm.towers.query(batch.queries)
-        candidates = self.retrieval.candidates(self._search_vectors(queries, batch), _on_cpu(batch))
-        self._sums.leaks += leaks(candidates, _on_cpu(batch))
+        on_cpu = batch.to("cpu")
+        candidates = self.retrieval.candidates(self._search_vectors(queries, batch), on_cpu)
+        self._sums.leaks += leaks(candidates, on_cpu)
         candidates = candidates.to(self.device)
         output = self.realm(batch, candidates, queries)
         log_p = self.log_marginal(output, batch)
@@ -74,12 +75,12 @@ class PretrainTask(Task):
             batch = batch.to(self.device)
             queries = self.realm.towers.query(batch.queries)
             if candidates is None:
-                candidates = self.retrieval.candidates(queries, _on_cpu(batch))
+                candidates = self.retrieval.candidates(queries, batch.to("cpu"))
             return candidates, self.realm(batch, candidates.to(self.device), queries)
 
     def configure_optimizers(self) -> dict:
         """Two learning rates where `lr_retriever` is given; see `Optimization`."""
-        retriever = self.optimization.lr_retriever or self.optimization.lr
+        retriever = self.optimization.peak_retriever
         groups = [(self.realm.towers, retriever), (self.realm.reader, self.optimization.lr), (self.realm, retriever)]
         return self.optimization.configure(groups, precision=self.trainer.precision)
 
@@ -90,7 +91,7 @@ class HealthSums:
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.passages: set[int] = set()
-        self.slots = self.leaks = self.tokens = 0
+        self.leaks = self.tokens = 0
 
     def add(
         self,
@@ -120,7 +121,6 @@ class HealthSums:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0) + value.float().cpu()
         self.passages.update(candidates.ids[:, 1:][present].tolist())
-        self.slots += int(present.sum())
         self.tokens += int(batch.queries.lengths.sum() + candidates.passages.lengths.sum())
         self.tokens += int(
             ((batch.queries.lengths[:, None] + candidates.body_lengths[candidates.rows] + 1) * candidates.present).sum()
@@ -139,7 +139,3 @@ class HealthSums:
             "retrieval/unique_passages": float(len(self.passages)),
             "retrieval/leaks": float(self.leaks),
         }
-
-
-def _on_cpu(batch: MaskedBatch) -> MaskedBatch:
-    return batch.to("cpu")
