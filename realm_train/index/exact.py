@@ -26,7 +26,7 @@ class ExactIndex:
     """Every passage is scored: fp32 inner products over vectors stored as fp32, fp16 or bf16.
 
     On the CPU an array or tensor that is already of `dtype` is used in place, not copied: a memory map stays one, and
-    must not be written to. On CUDA products obey `torch.set_float32_matmul_precision`.
+    `write` writes to it. On CUDA products obey `torch.set_float32_matmul_precision`.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class ExactIndex:
         self.count, self.dim = map(int, embeddings.shape)
         self.chunk = chunk
         self.vectors = _stored(embeddings, device=torch.device(device), dtype=dtype, chunk=chunk)
+        self._read_only = isinstance(embeddings, np.ndarray) and not embeddings.flags.writeable
 
     @torch.no_grad()
     def search(self, queries: Float[Tensor, "B D"], k: int, exclude: Int[Tensor, "B E"] | None = None) -> Neighbours:
@@ -58,6 +59,27 @@ class ExactIndex:
         ]
         scores, ids = (torch.cat(parts).to(queries.device) for parts in zip(*found, strict=True))
         return Neighbours(scores=scores, ids=ids)
+
+    @torch.no_grad()
+    def write(self, ids: Int[Tensor, " N"], vectors: Float[Tensor, "N D"]) -> None:
+        """Puts newer vectors of some passages in the place of theirs; of an id given twice, the last counts. Raises
+        BadInput, and changes nothing, if an id is not in the index or a vector is not finite as stored."""
+        newer = vectors.detach().to(self.vectors.device, self.vectors.dtype)
+        ids = ids.to(self.vectors.device, torch.long)
+        if newer.shape != (len(ids), self.dim):
+            raise BadInput(f"index: got {tuple(newer.shape)} to write, expected {(len(ids), self.dim)}")
+        if ((ids < 0) | (ids >= self.count)).any():
+            raise BadInput(f"index: got ids to write that are not among its {self.count} passages: of another corpus?")
+        if not newer.isfinite().all():
+            raise BadInput(
+                f"index: got vectors to write that are NaN or infinite as {self.vectors.dtype}; training diverged, lower"
+                " its learning rate, or store float32 if numbers are merely large"
+            )
+        if self._read_only:  # torch does not know, and a write to a read-only map kills the process
+            self.vectors, self._read_only = self.vectors.clone(), False
+        unique, place = ids.unique(return_inverse=True)
+        last = place.new_zeros(len(unique)).scatter_reduce_(0, place, torch.arange(len(ids)).to(place), "amax")
+        self.vectors[unique] = newer[last]
 
     def _check(self, queries: Tensor, k: int, exclude: Tensor) -> None:
         if k < 1:

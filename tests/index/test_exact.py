@@ -95,6 +95,52 @@ def test_an_empty_corpus_has_nothing_to_offer():
     assert ExactIndex(torch.empty(0, 3)).search(torch.ones(2, 3), 2).ids.tolist() == [[-1, -1], [-1, -1]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_written_vectors_are_found_as_if_the_index_had_been_built_of_them(dtype):
+    generator = torch.Generator().manual_seed(5)
+    vectors, newer = torch.randn(90, 8, generator=generator), torch.randn(5, 8, generator=generator)
+    queries = torch.randn(4, 8, generator=generator)
+    index = ExactIndex(vectors.clone(), dtype=dtype, chunk=20)
+    index.write(torch.tensor([3, 89, 40, 3, 0]), newer)
+    for row, passage in enumerate([3, 89, 40, 3, 0]):
+        vectors[passage] = newer[row]  # of passage 3 the last counts
+    expected = ExactIndex(vectors, dtype=dtype, chunk=20).search(queries, 90)
+    found = index.search(queries, 90)
+    assert torch.equal(found.ids, expected.ids) and torch.equal(found.scores, expected.scores)
+
+
+@pytest.mark.parametrize("mode", ["r", "c"])
+def test_writing_into_a_map_never_reaches_its_file(mode, tmp_path):
+    path = tmp_path / "vectors.npy"
+    np.save(path, np.eye(4, dtype=np.float32))
+    before = path.read_bytes()
+    index = ExactIndex(np.load(path, mmap_mode=mode))
+    index.write(torch.tensor([2]), torch.full((1, 4), 7.0))
+    assert index.vectors[2].tolist() == [7.0] * 4 and index.vectors[1].tolist() == [0.0, 1.0, 0.0, 0.0]
+    del index
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("ids", "value", "message"),
+    [([0, 4], 1.0, "not among its 4"), ([-1, 0], 1.0, "not among its 4"), ([0, 1], torch.nan, "float16")]
+    + [([0, 1], 1e5, "store float32")],
+)
+def test_a_write_that_is_refused_changes_nothing(ids, value, message):
+    index = ExactIndex(torch.eye(4), dtype=torch.float16)
+    newer = torch.ones(2, 4)
+    newer[1, 3] = value
+    with pytest.raises(BadInput, match=message):
+        index.write(torch.tensor(ids), newer)
+    assert torch.equal(index.vectors, torch.eye(4, dtype=torch.float16))
+
+
+def test_nothing_to_write_is_no_error():
+    index = ExactIndex(torch.eye(3))
+    index.write(torch.empty(0, dtype=torch.long), torch.empty(0, 3))
+    assert torch.equal(index.vectors, torch.eye(3))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_equals_the_cpu_for_exact_numbers():
