@@ -15,7 +15,7 @@ import io
 import json
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -65,9 +65,11 @@ class IndexStore:
         corpus: str,
         seconds: float,
         keep: int = 3,
+        facts: Mapping[str, object] | None = None,
     ) -> int:
         """Publishes consecutive pieces of the [count, dim] matrix as the next version, keeps the newest `keep`, and
-        returns the number. Raises BadInput when the disk is full or the pieces do not add up; old versions stay."""
+        returns the number; `facts` are kept in the manifest. Raises BadInput when the disk is full or the pieces do not
+        add up; old versions stay."""
         if dtype not in DTYPES or keep < 1:
             raise BadInput(f"index: got dtype={dtype} keep={keep}, expected a dtype of {DTYPES} and keep of at least 1")
         manifest = {
@@ -81,6 +83,7 @@ class IndexStore:
             "metric": METRIC,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(seconds, 3),
+            **(facts or {}),
         }
         with aside.written_aside(self.root) as folder:
             pieces = _npy_bytes(embeddings, count=count, dim=dim, dtype=dtype)
