@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.growing_array import GrowingArray
-from data_prep.packing import Passages
+from data_prep.packing import SOURCE_COLUMNS, Passages
 
 SHARD_ROWS = 100_000
 
@@ -26,7 +26,9 @@ class CorpusWriter:
             "tokens": (token_dtype, None),
             "token_offsets": (np.int64, None),
             "title_lengths": (np.int32, None),
+            "passage_keys": (np.int64, None),
             "documents": (np.int64, None),
+            "source_documents": (np.int64, len(SOURCE_COLUMNS)),
             "sentences": (np.int32, 4),
             "sentence_offsets": (np.int64, None),
         }
@@ -44,8 +46,14 @@ class CorpusWriter:
         """Sentences written so far."""
         return self._arrays["sentences"].rows
 
+    @property
+    def documents(self) -> int:
+        """Documents read so far, those without a passage among them."""
+        return self._arrays["source_documents"].rows
+
     def append(self, made: Passages, keep: np.ndarray) -> None:
-        """Writes the passages of a batch for which `keep` (bool [N]) is true."""
+        """Writes a batch: all of its documents, and the passages for which `keep` (bool [N]) is true."""
+        self._arrays["source_documents"].append(sources(made, keep))
         kept = np.flatnonzero(keep).tolist()
         if not kept:
             return
@@ -58,6 +66,7 @@ class CorpusWriter:
             self._arrays[f"{name.removesuffix('s')}_offsets"].append(offsets)
             self._arrays[name].append(np.concatenate(rows))
         self._arrays["title_lengths"].append(np.array([made.title_lengths[row] for row in kept]))
+        self._arrays["passage_keys"].append(np.array([made.keys[row] for row in kept]))
         self._arrays["documents"].append(np.array([made.documents[row] for row in kept]))
         self._append_rows([made.rows[row] for row in kept])
         self.count += len(kept)
@@ -99,3 +108,13 @@ class CorpusWriter:
         for name in ("tokens", "token_offsets", "title_lengths", "sentences", "sentence_offsets"):
             content.update(self._arrays[name].sha256.digest())
         return content.hexdigest()
+
+
+def sources(made: Passages, keep: np.ndarray) -> np.ndarray:
+    """A batch's documents, columns as SOURCE_COLUMNS, when only the passages for which `keep` is true are: [R, 4]."""
+    table = np.array(made.sources, dtype=np.int64).reshape(-1, len(SOURCE_COLUMNS))
+    owners = np.repeat(np.arange(len(table)), table[:, 2])
+    kept = np.bincount(owners[keep], minlength=len(table))
+    table[:, 3] &= kept == table[:, 2]
+    table[:, 2] = kept
+    return table

@@ -6,7 +6,6 @@ the pieces of the passage's text as well holds because sentences meet at spaces 
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,11 +16,13 @@ import numpy as np
 from data_prep.sources import Document
 from data_prep.splitting import Span, Splitter, normalised, parts, sentence_spans, splits_words
 from data_prep.tokenizer import plain_tokenizer
+from realm_train.data.passage_keys import hash64, passage_key
 
 SPECIALS = 3  # [CLS] title [SEP] body [SEP]
 CALL_CHARS = 300_000  # given to the tokenizer at once: bounds the memory of one huge document
 TITLE_CHARS = 2_000  # of a title, at most; every passage of the document repeats it
 PART_CHARS = 20_000  # of a long sentence, tokenised alone
+SOURCE_COLUMNS = ("id", "content", "passages", "whole")  # of source_documents.npy, see realm_train.data.corpus
 
 
 class Sentence(NamedTuple):
@@ -36,7 +37,7 @@ class Sentence(NamedTuple):
 class Passages:
     """Passages of a batch of documents, in order, and what was left out or changed on the way."""
 
-    document_hashes: list[int] = field(default_factory=list)  # of every document, also of one without a passage
+    sources: list[tuple[int, int, int, bool]] = field(default_factory=list)  # a row a document, as SOURCE_COLUMNS
     rows: list[tuple[str, str, str]] = field(default_factory=list)  # document's id, title, text
     documents: list[int] = field(default_factory=list)  # hash of the document's id
     keys: list[int] = field(default_factory=list)  # of title and body: equal passages have equal keys
@@ -54,11 +55,24 @@ class Passages:
         rows = [(one.start - start, one.end - start, *at) for one, *at in zip(sentences, begins, ends, strict=True)]
         tokens = np.concatenate([head, *(sentence.tokens for sentence in sentences)])
         self.rows.append((document, title, text[start : sentences[-1].end]))
-        self.documents.append(hash64(document.encode("utf-8", "replace")))
-        self.keys.append(hash64(len(head).to_bytes(4, "little") + tokens.tobytes()))
+        self.documents.append(document_id(document))
+        self.keys.append(passage_key(tokens, title_length=len(head)))
         self.tokens.append(tokens)
         self.title_lengths.append(len(head))
         self.sentences.append(np.array(rows, dtype=np.int32))
+
+    def extend(self, other: Passages) -> None:
+        """The other's documents after these."""
+        for name, values in vars(other).items():
+            mine = getattr(self, name)
+            mine.update(values) if isinstance(values, Counter) else mine.extend(values)
+
+    def add_source(self, document: int, key: int, *, passages: int, changed: Counter) -> None:
+        """One document, after its passages."""
+        self.sources.append((document, key, passages, not changed))
+        self.changed.update(changed)
+        if not passages:
+            self.skipped["empty_document"] += 1
 
 
 class Packer:
@@ -73,31 +87,33 @@ class Packer:
 
     def __call__(self, documents: Sequence[Document]) -> Passages:
         """Passages of the documents, in their order."""
-        made = Passages()
-        titles = self._titles(documents, changed=made.changed)
+        made, changes = Passages(), [Counter() for _ in documents]
+        titles = self._titles(documents, changes)
         texts, spans = [], []
-        for document in documents:
-            text, starts = normalised(readable(self.clean(document.text), made.changed))
+        for document, changed in zip(documents, changes, strict=True):
+            text, starts = normalised(readable(self.clean(document.text), changed))
             texts.append(text)
             spans.append(sentence_spans(text, starts, split=self.split))
         around = ((text, span) for text, its in zip(texts, spans, strict=True) for span in its)
         encodings = self._encode(text[a:b] for text, span in around for a, b in parts(text, span, longest=PART_CHARS))
-        for document, (title, head), text, its in zip(documents, titles, texts, spans, strict=True):
+        for document, changed, (title, head), text, its in zip(documents, changes, titles, texts, spans, strict=True):
             budget = self.max_length - SPECIALS - len(head)
-            sentences = list(sentences_of(text, its, encodings, budget=budget, changed=made.changed))
-            made.document_hashes.append(hash64(document.id.encode("utf-8", "replace")))
-            if not sentences:
-                made.skipped["empty_document"] += 1
-            for group in pack(sentences, text=text, budget=budget):
+            sentences = list(sentences_of(text, its, encodings, budget=budget, changed=changed))
+            groups = list(pack(sentences, text=text, budget=budget))
+            for group in groups:
                 made.add(group, document=document.id, title=title, text=text, head=head)
+            made.add_source(document_id(document.id), document_key(document), passages=len(groups), changed=changed)
         return made
 
-    def _titles(self, documents: Sequence[Document], *, changed: Counter) -> list[tuple[str, np.ndarray]]:
+    def _titles(self, documents: Sequence[Document], changes: Sequence[Counter]) -> list[tuple[str, np.ndarray]]:
         """Texts and pieces of the titles, cut to half a passage at most."""
-        whole = [normalised(readable(document.title, changed))[0] for document in documents]
+        whole = [
+            normalised(readable(document.title, changed))[0]
+            for document, changed in zip(documents, changes, strict=True)
+        ]
         short = [title[:TITLE_CHARS] for title in whole]
         titles = []
-        for title, given, encoding in zip(short, whole, self._encode(short), strict=True):
+        for title, given, changed, encoding in zip(short, whole, changes, self._encode(short), strict=True):
             span = [(0, len(title))]
             cut_up = list(sentences_of(title, span, iter([encoding]), budget=self.max_length // 2, changed=Counter()))
             kept = title[: cut_up[0].end] if len(cut_up) > 1 else title
@@ -198,6 +214,12 @@ def readable(text: str, changed: Counter) -> str:
     return text
 
 
-def hash64(content: bytes) -> int:
-    """63 bits of a hash: it fits a signed 64-bit integer and stays positive."""
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
+def document_id(name: str) -> int:
+    """The hash of a document's id."""
+    return hash64(name.encode("utf-8", "replace"))
+
+
+def document_key(document: Document) -> int:
+    """The hash of all that a source says of a document."""
+    content = f"{len(document.id)} {len(document.title)} {document.id}{document.title}{document.text}"
+    return hash64(content.encode("utf-8", "surrogatepass"))

@@ -19,11 +19,12 @@ from data_prep.sources import Document, Source
 from data_prep.splitting import Splitter
 from data_prep.step import run_step
 from data_prep.tokenizer import load_tokenizer
+from data_prep.update import Carrier, Older, older_corpus
 from data_prep.workers import cpus, in_order
 from realm_train.command import command
 from realm_train.errors import BadInput
 
-FORMAT = 1  # of the files: a corpus of another format is made again
+FORMAT = 2  # of the files: a corpus of another format is made again
 BATCH_DOCUMENTS, BATCH_CHARS = 256, 1_000_000
 SHORTEST = 16  # pieces of a passage, specials and title among them
 
@@ -38,10 +39,12 @@ def prepare_passages(
     near_duplicates: Rules,
     limit: int | None = None,
     workers: int | None = None,
+    update: str | Path | None = None,
 ) -> tuple[dict, bool]:
     """Prepares the corpus folder `out` and returns its manifest and whether it had to be made.
 
-    Raises BadInput for input that is no text, and if no passage comes out.
+    What has not changed since the corpus `update` was made (which may be `out` itself) is carried over from it; the
+    corpus is the same without. Raises BadInput for input that is no text, and if no passage comes out.
     """
     if max_length < SHORTEST:
         raise BadInput(f"max_length: got {max_length}, expected at least {SHORTEST} word pieces")
@@ -49,6 +52,7 @@ def prepare_passages(
     settings = {
         "format": FORMAT,
         **source.settings(),
+        "clean": type(source).clean.__qualname__,
         "limit": limit,
         "max_length": max_length,
         "tokenizer": tokenizer_fields["sha256"],
@@ -61,7 +65,9 @@ def prepare_passages(
         (aside / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
         many = cpus() if workers is None else workers
         dtype = "uint16" if tokenizer_fields["vocab_size"] <= 1 << 16 else "uint32"
-        fields = write_passages(aside, source=source, packer=packer, token_dtype=dtype, limit=limit, workers=many)
+        older = None if update is None else older_corpus(update, settings=settings)
+        given = {"source": source, "packer": packer, "older": older}
+        fields = write_passages(aside, **given, token_dtype=dtype, limit=limit, workers=many)
         counted = write_near_duplicates(aside, count=fields["count"], rules=near_duplicates, workers=many)
         fields["counts"]["near_duplicates"] = counted
         return {**fields, "tokenizer": tokenizer_fields, "max_length": max_length}
@@ -70,30 +76,41 @@ def prepare_passages(
 
 
 def write_passages(
-    folder: Path, *, source: Source, packer: Packer, token_dtype: str, limit: int | None, workers: int
+    folder: Path,
+    *,
+    source: Source,
+    packer: Packer,
+    older: Older | None,
+    token_dtype: str,
+    limit: int | None,
+    workers: int,
 ) -> dict:
     """Packs the source's documents into the folder and returns the manifest's fields about them."""
     seen_documents, seen_passages = SeenHashes(), SeenHashes()
-    documents, skipped, changed = 0, Counter(), Counter()
+    skipped, changed = Counter(), Counter()
     read: deque[int] = deque()
+    work, items = packer, batches(source, limit=limit, read=read)
+    if older is not None:
+        work, items = Carrier(packer, older.corpus.folder), map(older.marked, items)
     with CorpusWriter(folder, token_dtype=token_dtype) as writer, progress("passages", unit=source.unit) as update:
-        for made in in_order(packer, batches(source, limit=limit, read=read), workers=workers):
+        for made in in_order(work, items, workers=workers):
             new = seen_passages.first(made.keys)
             writer.append(made, keep=new)
-            documents += len(made.document_hashes)
             skipped += made.skipped + Counter(duplicate_passage=int((~new).sum()))
-            changed += made.changed + Counter(duplicate_id=int((~seen_documents.first(made.document_hashes)).sum()))
+            first = seen_documents.first([document for document, *_ in made.sources])
+            changed += made.changed + Counter(duplicate_id=int((~first).sum()))
             update(read.popleft(), source.total)
     skipped += source.skipped
     if not writer.count:
-        raise BadInput(f"no passage in {documents} documents ({listed(skipped)}); check what the source reads")
+        raise BadInput(f"no passage in {writer.documents} documents ({listed(skipped)}); check what the source reads")
     return {
         "count": writer.count,
         "hash": writer.content,
-        "documents": documents,
+        "documents": writer.documents,
         "tokens": writer.tokens,
         "sentences": writer.sentences,
         "counts": {"kept": writer.count, "skipped": dict(skipped), "changed": dict(changed)},
+        **({} if older is None else {"update": older.report()}),
     }
 
 
@@ -135,8 +152,19 @@ def summary(manifest: dict, out: str | Path) -> str:
     return (
         f"{counts['kept']:,} passages of {manifest['documents']:,} documents, {manifest['tokens']:,} word pieces;"
         f" left out: {listed(counts['skipped'])}; changed: {listed(counts['changed'])};"
-        f" {counts['near_duplicates']['passages_with_one']:,} have near duplicates; {manifest['seconds']} s → {out}"
+        f" {counts['near_duplicates']['passages_with_one']:,} have near duplicates;{updated(manifest)}"
+        f" {manifest['seconds']} s → {out}"
     )
+
+
+def updated(manifest: dict) -> str:
+    """What became of an older corpus's documents, as words; nothing where there was none."""
+    if "update" not in manifest:
+        return ""
+    documents = dict(manifest["update"]["documents"])
+    carried = documents.pop("carried")
+    said = ", ".join(f"{count:,} {what}" for what, count in documents.items())
+    return f" since {manifest['update']['folder']}: {said} documents, {carried:,} carried over;"
 
 
 def show_passages(folder: str | Path, *, count: int) -> None:
@@ -166,6 +194,7 @@ def main(cfg) -> None:
         near_duplicates=instantiate(cfg.near_duplicates),
         limit=cfg.limit,
         workers=cfg.workers,
+        update=cfg["update"],  # cfg.update is a method
     )
     show_passages(cfg.out, count=cfg.show)
     print(summary(manifest, cfg.out) if made else f"{cfg.out}: up to date, {manifest['count']:,} passages")

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from data_prep.exchange import exchange
 from realm_train.errors import BadInput
 
 HASHED_BYTES = 4 << 30  # larger files are recognised by size and time of change
@@ -64,10 +65,13 @@ def finished(out: Path, *, wanted: dict) -> dict | None:
     manifest = manifest_of(out)
     if manifest is None or any(manifest.get(key) != value for key, value in wanted.items()):
         return None
-    intact = all(
-        (out / file).is_file() and (out / file).stat().st_size == size for file, size in manifest["files"].items()
-    )
-    return manifest if intact else None
+    return manifest if intact(out, manifest) else None
+
+
+def intact(folder: Path, manifest: dict) -> bool:
+    """Whether every file that the folder's manifest names is there, as long as it was."""
+    paths = {folder / file: size for file, size in manifest["files"].items()}
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
 
 
 def manifest_of(folder: Path) -> dict | None:
@@ -88,13 +92,19 @@ def refuse_foreign(out: Path, *, kind: str) -> None:
 
 
 def publish(aside: Path, out: Path) -> None:
-    """Renames the finished folder to `out`; an older version stays as `<out>.previous`."""
-    if out.exists():
-        previous = out.with_name(f"{out.name}.previous")
-        if previous.exists():
-            shutil.rmtree(previous)
+    """Renames the finished folder to `out`; an older version, whose place it takes in one moment where the system can,
+    stays as `<out>.previous`."""
+    if not out.exists():
+        aside.rename(out)
+        return
+    previous = out.with_name(f"{out.name}.previous")
+    if previous.exists():
+        shutil.rmtree(previous)
+    if exchange(aside, out):
+        aside.rename(previous)
+    else:
         out.rename(previous)
-    aside.rename(out)
+        aside.rename(out)
 
 
 @contextmanager

@@ -7,7 +7,10 @@ corpus/
   token_offsets.npy    [N+1]    passage i is tokens[token_offsets[i]:token_offsets[i+1]]
   title_lengths.npy    [N]      its first title_lengths[i] pieces are the title
   tokenizer.json                what cut the texts into word pieces
+  passage_keys.npy     [N]      equal where titles and word pieces are, in any two corpora
   documents.npy        [N]      64-bit hash of the document's id: splits are by document
+  source_documents.npy [R, 4]   of every document that was read, in order: hash of its id, hash of id, title and text,
+                                passages of it that are here, whether these are all, of a text with nothing changed
   sentences.npy        [S, 4]   character start, end in the text; token start, end in the body
   sentence_offsets.npy [N+1]
   near_duplicates.npy           passages that share a sentence or a long run of tokens with passage i
@@ -28,6 +31,7 @@ import torch
 from jaxtyping import Int
 
 from realm_train.batch import Sequences
+from realm_train.data.passage_keys import passage_keys
 from realm_train.errors import BadInput
 
 SENTENCE_COLUMNS = ("char_start", "char_end", "token_start", "token_end")
@@ -79,6 +83,18 @@ class Corpus:
         if not path.exists():
             raise BadInput(f"{path}: not found; prepare the corpus again")
         return Tokenizer.from_file(str(path))
+
+    @cached_property
+    def passage_keys(self) -> np.ndarray:
+        """Content keys, different for any two passages of a corpus, equal for equal ones of two corpora: [N]."""
+        if (self.folder / "passage_keys.npy").exists():
+            return self._array("passage_keys", rows=self.count)
+        return passage_keys(self.tokens, self.token_offsets, self.title_lengths)  # prepared before they were stored
+
+    @cached_property
+    def source_documents(self) -> np.ndarray:
+        """What was read, columns as told above: [R, 4]."""
+        return self._array("source_documents", rows=self.manifest["documents"])
 
     def decode(self, pieces: Sequence[int]) -> str:
         """Word pieces as text, special tokens included."""
@@ -205,6 +221,10 @@ class Corpus:
     def passage(self, passage: int) -> dict:
         """`id`, `document`, `title`, `text` of one passage."""
         return self._table[int(passage)]
+
+    def passages(self, first: int, last: int) -> dict[str, list]:
+        """The same of passages first … last-1, a list for each column; many at once are read much faster."""
+        return self._table[int(first) : int(last)]
 
 
 def read_manifest(folder: Path, *, kind: str, made_by: str) -> dict:

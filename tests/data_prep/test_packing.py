@@ -161,7 +161,7 @@ def test_a_long_title_is_cut_and_counted(packed, plain):
 @pytest.mark.parametrize("text", ["", " \n\t ", "\u200b\u200b", "\x00"])
 def test_a_document_without_text_is_counted(packed, text):
     made = packed(text, title="Empty")
-    assert not made.rows and made.skipped == {"empty_document": 1} and len(made.document_hashes) == 1
+    assert not made.rows and made.skipped == {"empty_document": 1} and len(made.sources) == 1
 
 
 def test_lone_surrogates_become_replacement_characters(packed):
