@@ -7,10 +7,12 @@ root/.removed-<random>/                renamed out of sight, being deleted
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
 import socket
+import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -61,7 +63,7 @@ def write_synced(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
 
 def publish(folder: Path, target: Path) -> None:
     """Renames a filled folder to its final name, durably. Raises FileExistsError if something is there already."""
-    sync_folder(folder)
+    sync(folder)
     if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, "already published", str(target))
     try:
@@ -70,7 +72,7 @@ def publish(folder: Path, target: Path) -> None:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise
         raise FileExistsError(errno.EEXIST, "already published", str(target)) from error
-    sync_folder(target.parent)
+    sync(target.parent)
 
 
 def remove(folder: Path) -> None:
@@ -93,9 +95,9 @@ def sweep(root: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Waits until the folder's entries are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Waits until a file's bytes, or a folder's entries, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -114,3 +116,19 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def write_json(path: Path, value: object) -> None:
+    """A small file that readers see as it was or as it is now, never in between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{threading.get_ident()}")
+    partial.write_text(json.dumps(value), encoding="utf-8")
+    partial.replace(path)
+
+
+def read_json(path: Path) -> object | None:
+    """What `write_json` wrote; None where it is not there, or not yet here over a network file system."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

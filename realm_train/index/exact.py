@@ -8,6 +8,9 @@ of these holds an element that beats all of its own.
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,17 +20,24 @@ from torch import Tensor
 
 from realm_train.batch import MISSING, Neighbours
 from realm_train.errors import BadInput
+from realm_train.index.request import checked
+from realm_train.index.rescoring import rescored
 
+DTYPES = ("float32", "float16", "bfloat16")
 BLOCK = 32  # columns whose maximum stands for them while a row is narrowed down
+SPARE = 4  # more candidates than asked for: what the product's rounding put just below the last place is judged again
 QUERY_ROWS = 256  # questions scored at once: the score buffer holds QUERY_ROWS x chunk numbers
 
 
 class ExactIndex:
-    """Every passage is scored: fp32 inner products over vectors stored as fp32, fp16 or bf16.
+    """Every passage is scored: inner products of fp32 precision over vectors stored as fp32, fp16 or bf16.
 
     On the CPU an array or tensor that is already of `dtype` is used in place, not copied: a memory map stays one, and
     `write` writes to it. On CUDA products obey `torch.set_float32_matmul_precision`.
     """
+
+    recall = 1.0
+    collective = False
 
     def __init__(
         self,
@@ -50,8 +60,7 @@ class ExactIndex:
     def search(self, queries: Float[Tensor, "B D"], k: int, exclude: Int[Tensor, "B E"] | None = None) -> Neighbours:
         """The k best passages of each query that are not in its row of `exclude`, equal scores by lower id; on the
         queries' device. Raises BadInput for k < 1, a wrong width, and queries that are not finite."""
-        exclude = queries.new_empty((len(queries), 0), dtype=torch.long) if exclude is None else exclude
-        self._check(queries, k, exclude)
+        exclude = checked(queries, k, exclude, dim=self.dim)
         device = self.vectors.device
         found = [
             self._search_rows(rows.to(device, torch.float32), k, barred.to(device))
@@ -81,38 +90,24 @@ class ExactIndex:
         last = place.new_zeros(len(unique)).scatter_reduce_(0, place, torch.arange(len(ids)).to(place), "amax")
         self.vectors[unique] = newer[last]
 
-    def _check(self, queries: Tensor, k: int, exclude: Tensor) -> None:
-        if k < 1:
-            raise BadInput(f"index: got k={k}, expected at least 1 passage to look up")
-        if queries.ndim != 2 or queries.shape[1] != self.dim:
-            raise BadInput(
-                f"index: got queries of shape {tuple(queries.shape)}, expected [questions, {self.dim}];"
-                " the index was made by a tower of another width: refresh it, or load the tower it came from"
-            )
-        if exclude.ndim != 2 or len(exclude) != len(queries):
-            raise BadInput(f"index: got exclude of shape {tuple(exclude.shape)}, expected [{len(queries)}, ids]")
-        if not queries.isfinite().all():
-            raise BadInput(
-                "index: got queries with NaN or infinite numbers; training diverged, lower its learning rate"
-            )
-
     def _search_rows(
         self, queries: Float[Tensor, "B D"], k: int, exclude: Int[Tensor, "B E"]
     ) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
-        best = queries.new_full((len(queries), k), -torch.inf)
+        best = queries.new_full((len(queries), k + SPARE), -torch.inf)
         ids = torch.full_like(best, MISSING, dtype=torch.long)
         width = _padded(min(self.chunk, self.count) + 1)
         buffer = queries.new_empty(len(queries), width)
         for start in range(0, self.count, self.chunk):
             scores = self._score_chunk(queries, start, exclude, buffer)
-            columns = best_columns(scores, k)
+            columns = best_columns(scores, k + SPARE)
             # What was found so far comes first, and the stable sort keeps it first among equals: lower ids before
             # higher ones, and the k empty places, whose id is MISSING, before any passage of score -inf.
             candidates = torch.cat([best, scores.gather(1, columns)], dim=1)
             best, order = candidates.sort(dim=1, descending=True, stable=True)
-            best = best[:, :k]
-            ids = torch.cat([ids, columns + start], dim=1).gather(1, order[:, :k])
-        return best, ids
+            best = best[:, : k + SPARE]
+            ids = torch.cat([ids, columns + start], dim=1).gather(1, order[:, : k + SPARE])
+        best, ids = rescored(queries, ids, self.vectors)
+        return best[:, :k], ids[:, :k]
 
     def _score_chunk(self, queries: Tensor, start: int, exclude: Tensor, buffer: Tensor) -> Float[Tensor, "B C"]:
         """Scores of passages start, start + 1, ...; what is excluded, and at least one column of padding, is -inf."""
@@ -125,6 +120,32 @@ class ExactIndex:
         # Ids of other chunks go to the first column of padding, where they change nothing.
         columns = columns.where((columns >= 0) & (columns < count), count)
         return scores.scatter_(1, columns, -torch.inf)
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Exact search over a version's embeddings, held as `dtype`; None: as they are at rest, which on the CPU is the
+    memory map itself."""
+
+    dtype: str | None = None
+    chunk: int = 65536
+
+    kind: ClassVar[str] = "exact"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in (None, *DTYPES):
+            raise BadInput(f"index.dtype: got {self.dtype!r}, expected one of {', '.join(DTYPES)}, or null")
+        if self.chunk < 1:
+            raise BadInput(f"index.chunk: got {self.chunk}, expected at least 1 passage")
+
+    def build(self, embeddings: np.ndarray, folder: Path, queries: np.ndarray | None = None) -> dict:
+        """Nothing is needed beside the embeddings."""
+        return {"kind": self.kind}
+
+    def load(self, embeddings: np.ndarray, folder: Path, search: dict, device: torch.device) -> ExactIndex:
+        """The index over any version's embeddings, whatever structure it was published with."""
+        dtype = getattr(torch, self.dtype or str(embeddings.dtype))
+        return ExactIndex(embeddings, device=device, dtype=dtype, chunk=self.chunk)
 
 
 def best_columns(scores: Float[Tensor, "B C"], k: int) -> Int[Tensor, "B K"]:

@@ -2,8 +2,9 @@
 
 index/
   v000123/          published by rename: whole and never changed again, or not there
-    manifest.json   what made it, and the SHA-256 of embeddings.npy
+    manifest.json   what made it, and the SHA-256 of every other file
     embeddings.npy  [count, dim]; row i is passage i
+    …               what the search structure needs, if it is not exact search
   discarded-v000124-…/   versions from beyond the step that training was resumed at; no longer seen
 """
 
@@ -14,15 +15,19 @@ import hashlib
 import io
 import json
 import re
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from realm_train.errors import BadInput
 from realm_train.index import aside
+from realm_train.index.exact import Exact
+from realm_train.ports import Index, SearchStructure
 
 DTYPES = ("float32", "float16")  # what an .npy file can hold
 METRIC = "inner_product"
@@ -66,10 +71,13 @@ class IndexStore:
         seconds: float,
         keep: int = 3,
         facts: Mapping[str, object] | None = None,
+        structure: SearchStructure | None = None,
+        queries: np.ndarray | None = None,
     ) -> int:
-        """Publishes consecutive pieces of the [count, dim] matrix as the next version, keeps the newest `keep`, and
-        returns the number; `facts` are kept in the manifest. Raises BadInput when the disk is full or the pieces do not
-        add up; old versions stay."""
+        """Publishes consecutive pieces of the [count, dim] matrix as the next version, with what `structure` (None:
+        exact search) needs to search it, keeps the newest `keep`, and returns the number; `facts` are kept in the
+        manifest, `queries` [Q, dim] calibrate the structure. Raises BadInput when the disk is full, the pieces do not
+        add up, or the structure refuses to serve; old versions stay."""
         if dtype not in DTYPES or keep < 1:
             raise BadInput(f"index: got dtype={dtype} keep={keep}, expected a dtype of {DTYPES} and keep of at least 1")
         manifest = {
@@ -88,12 +96,37 @@ class IndexStore:
         with aside.written_aside(self.root) as folder:
             pieces = _npy_bytes(embeddings, count=count, dim=dim, dtype=dtype)
             manifest["sha256"] = _write_hashed(folder / "embeddings.npy", pieces)
+            manifest["search"] = _built(structure or Exact(), folder, queries)
             version = self._publish_next(folder, manifest)
         self._prune(keep)
         return version
 
+    def of_step(self, step: int) -> int | None:
+        """The version made from the weights after `step` steps, if it is published."""
+        return next((version for version, trained in self._steps() if trained == step), None)
+
+    def trained_since(self, step: int, *, besides: Container[int] = ()) -> int | None:
+        """The newest version of weights after `step` steps or more, none of `besides`."""
+        return next((version for version, trained in self._steps() if trained >= step and version not in besides), None)
+
+    def _steps(self) -> Iterator[tuple[int, int]]:
+        """(version, trained step), newest first; what is damaged, or being pruned, is passed over."""
+        for version in reversed(self.versions()):
+            with contextlib.suppress(BadInput):
+                yield version, self.manifest(version)["trained_step"]
+
+    def pin(self, pins: Mapping[str, int], *, spare: Container[str] | None = None) -> None:
+        """Keeps versions from being pruned, by a name each: the one in use, those of checkpoints. With `spare`, earlier
+        names that are not in it are let go. One process pins, others may publish."""
+        path = self.root / "pins.json"
+        kept = aside.read_json(path) or {}
+        if spare is not None:
+            kept = {name: version for name, version in kept.items() if name in spare or not name.startswith("step-")}
+        aside.write_json(path, {**kept, **pins})
+
     def _prune(self, keep: int) -> None:
-        for old in self.versions()[:-keep]:
+        pinned = set((aside.read_json(self.root / "pins.json") or {}).values())
+        for old in set(self.versions()[:-keep]) - pinned:
             with contextlib.suppress(BadInput):  # what is not surely a version of ours stays
                 self.manifest(old)
                 aside.remove(self.folder(old))
@@ -150,8 +183,37 @@ class IndexStore:
         _expect(path, "shape", got=list(embeddings.shape), expected=shape, remedy=damaged)
         _expect(path, "dtype", got=str(embeddings.dtype), expected=manifest["dtype"], remedy=damaged)
         if verify:
-            _expect(path, "sha256", got=_hash_of(path), expected=manifest["sha256"], remedy=damaged)
+            hashes = {"embeddings.npy": manifest["sha256"], **manifest.get("search", {}).get("files", {})}
+            for name, expected in hashes.items():
+                file = path.parent / name
+                _expect(file, "sha256", got=_hash_of(file, damaged), expected=expected, remedy=damaged)
         return manifest, embeddings
+
+    def open(
+        self,
+        version: int,
+        structure: SearchStructure,
+        *,
+        corpus: str,
+        tower: str | None = None,
+        device: str | torch.device = "cpu",
+        verify: bool = True,
+    ) -> tuple[dict, Index]:
+        """The manifest and the index of a version, ready to be searched on `device`; for any thread. Raises BadInput as
+        `load` does, and if the version was published for another structure and `structure` is not exact search."""
+        manifest, embeddings = self.load(version, corpus=corpus, tower=tower, verify=verify)
+        search = manifest.get("search", {"kind": Exact.kind})
+        if structure.kind not in (search["kind"], Exact.kind):
+            raise BadInput(
+                f"{self.folder(version)}: published for index={search['kind']}, got index={structure.kind};"
+                f" take index={search['kind']} or index=exact, or refresh the index with this one"
+            )
+        try:
+            return manifest, structure.load(embeddings, self.folder(version), search, torch.device(device))
+        except (BadInput, OSError) as error:
+            if self.folder(version).exists():
+                raise
+            raise self._gone(version) from error
 
     def _gone(self, version: int) -> BadInput:
         have = ", ".join(f"v{number:06d}" for number in self.versions()) or "none"
@@ -202,9 +264,25 @@ def _write_hashed(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
     return digest.hexdigest()
 
 
-def _hash_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _built(structure: SearchStructure, folder: Path, queries: np.ndarray | None) -> dict:
+    """What the manifest says of the search: the structure's own words, seconds, and the hashes of its files."""
+    started = time.monotonic()
+    embeddings = _map(folder / "embeddings.npy", "write it again")
+    search = structure.build(embeddings, folder, queries)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "embeddings.npy"]
+    for path in files:
+        aside.sync(path)
+        aside.sync(path.parent)
+    hashes = {path.relative_to(folder).as_posix(): _hash_of(path, "write it again") for path in files}
+    return {**search, "seconds": round(time.monotonic() - started, 3), "files": hashes}
+
+
+def _hash_of(path: Path, remedy: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error}); {remedy}") from error
 
 
 def _map(path: Path, remedy: str) -> np.ndarray:
