@@ -50,13 +50,8 @@ def main(cfg: DictConfig) -> None:
     """Runs the stages that are not finished yet; see conf/train.yaml."""
     quiet()
     run, corpus = Path(cfg.run), Corpus(cfg.corpus)
-    if corpus.manifest["max_length"] > cfg.passage_length:
-        raise BadInput(
-            f"passage_length: got {cfg.passage_length}, but the passages of {corpus.folder} have up to"
-            f" {corpus.manifest['max_length']} word pieces, whose ends would never be read; raise passage_length, or"
-            f" prepare the corpus with max_length={cfg.passage_length}"
-        )
-    open_run(run, cfg)
+    check_lengths(corpus, cfg.passage_length)
+    open_run(run, cfg, corpus)
     if all(finished(run, stage) for stage in cfg.stages):
         print(f"{run}: done already; python -m realm_train.report {run} draws the report")
         return
@@ -93,8 +88,18 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def open_run(run: Path, cfg: DictConfig) -> None:
-    """Makes the run folder; refuses to write into another run's."""
+def check_lengths(corpus: Corpus, passage_length: int) -> None:
+    """Raises BadInput if a model that reads `passage_length` word pieces would miss the ends of passages."""
+    if corpus.manifest["max_length"] > passage_length:
+        raise BadInput(
+            f"passage_length: got {passage_length}, but the passages of {corpus.folder} have up to"
+            f" {corpus.manifest['max_length']} word pieces, whose ends would never be read; raise passage_length, or"
+            f" prepare the corpus with max_length={passage_length}"
+        )
+
+
+def open_run(run: Path, cfg: DictConfig, corpus: Corpus) -> None:
+    """Makes the run folder; refuses to write into another run's, and to go on with another corpus."""
     unknown = set(cfg.stages) - set(STAGES)
     if unknown:
         raise BadInput(f"stages: got {sorted(unknown)}, expected some of {list(STAGES)}")
@@ -102,7 +107,17 @@ def open_run(run: Path, cfg: DictConfig) -> None:
         raise BadInput(f"ckpt_path: got {cfg.ckpt_path!r}, expected last (go on with run={run}) or nothing")
     if cfg.ckpt_path is None and (run / "metrics.jsonl").exists():
         raise BadInput(f"{run}: holds a run already; give ckpt_path=last to go on with it, or another name=")
+    if (known := trained_on(run)) not in (None, corpus.hash):
+        raise BadInput(
+            f"{run}: was trained on corpus {known[:12]}…, but {corpus.folder} is {corpus.hash[:12]}…; give the corpus="
+            " that it was trained on to go on with it, or another name= to start anew on this one"
+        )
     run.mkdir(parents=True, exist_ok=True)
+
+
+def trained_on(run: Path) -> str | None:
+    """The hash of the corpus that a run was trained on, as far as it is known."""
+    return provenance.read(run).get("data", {}).get("corpus")
 
 
 Weights = dict[str, dict[str, torch.Tensor]]

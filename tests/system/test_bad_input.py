@@ -58,6 +58,18 @@ def test_towers_of_another_size_are_refused(refused, train):
     assert "Towers does not fit the configuration" in line and "size mismatch" in line
 
 
+@pytest.mark.parametrize("stage", ["ict", "mlm", "pretrain"])
+def test_going_on_with_another_corpus_is_refused(refused, train, make_corpus, vital_documents, tmp_path, stage):
+    run = train(f"stages=[{stage}]")
+    (run / "checkpoints" / stage / "DONE").unlink()
+    files = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    other = make_corpus(vital_documents[:-1], tmp_path)
+    line = refused(f"stages=[{stage}]", f"corpus={other.folder}", "ckpt_path=last")
+    known = json.loads((run / "provenance.json").read_text())["data"]["corpus"]
+    assert f"was trained on corpus {known[:12]}…, but {other.folder} is {other.hash[:12]}…; give the corpus=" in line
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == files
+
+
 @pytest.fixture
 def stopped(train):
     """A run that was stopped two steps into pretraining."""
