@@ -81,8 +81,8 @@ class ExactIndex:
             raise BadInput(f"index: got ids to write that are not among its {self.count} passages: of another corpus?")
         if not newer.isfinite().all():
             raise BadInput(
-                f"index: got vectors to write that are NaN or infinite as {self.vectors.dtype}; training diverged, lower"
-                " its learning rate, or store float32 if numbers are merely large"
+                f"index: got vectors to write that are NaN or infinite as {self.vectors.dtype}; training diverged,"
+                " lower its learning rate, or store float32 if numbers are merely large"
             )
         if self._read_only:  # torch does not know, and a write to a read-only map kills the process
             self.vectors, self._read_only = self.vectors.clone(), False
@@ -169,7 +169,7 @@ def _padded(columns: int) -> int:
 def _stored(
     embeddings: Tensor | np.ndarray, *, device: torch.device, dtype: torch.dtype, chunk: int
 ) -> Float[Tensor, "N D"]:
-    source = embeddings.detach() if isinstance(embeddings, Tensor) else _shared(embeddings)
+    source = embeddings.detach() if isinstance(embeddings, Tensor) else as_tensor(embeddings)
     shared = source.device == device and source.dtype == dtype
     vectors = source if shared else torch.empty(source.shape, dtype=dtype, device=device)
     for start in range(0, len(source), chunk):
@@ -184,7 +184,7 @@ def _stored(
     return vectors
 
 
-def _shared(array: np.ndarray) -> Tensor:
+def as_tensor(array: np.ndarray) -> Tensor:
     """The same memory as a tensor; a read-only map is fine, since nothing here writes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
