@@ -57,6 +57,7 @@ def merge_shards(paths: Sequence[Path], out: Path) -> dict:
             "by_label": dict(zip(labels, by_label.tolist(), strict=True)),
             "skipped": dict(sorted(skipped.items())),
             "passages_without_span": without,
+            "passages_carried": sum(report.get("carried", 0) for report in reports),
         },
     }
 

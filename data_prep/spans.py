@@ -1,7 +1,8 @@
 """python -m data_prep.spans corpus=data/vital: the salient spans of a prepared corpus (REALM, section 3.4).
 
 A tagger reads raw text; what it finds is kept where it can be masked: whole word pieces of one sentence. Every finished
-shard is a file, so a killed step goes on where it was.
+shard is a file, so a killed step goes on where it was. Passages that stood in the corpus that this one was updated from
+keep the spans that they had.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.alignment import Passage, Row, align
+from data_prep.carried_spans import CarriedSpans, older_spans, places
 from data_prep.progress import progress
 from data_prep.show import show_example
 from data_prep.span_shards import merge_shards, write_shard
@@ -28,6 +30,7 @@ from realm_train.data.corpus import Corpus
 from realm_train.errors import BadInput
 
 FORMAT = 1  # of the files and of what counts as a span: spans of another format are made again
+PLACES = "places.npy"  # where passages are in the older corpus
 
 
 def prepare_spans(
@@ -42,15 +45,17 @@ def prepare_spans(
         if value < 1:
             raise BadInput(f"{name}: got {value}, expected at least 1")
     opened = Corpus(corpus)
+    settings = {"format": FORMAT, "tagger": tagger.settings(), "max_tokens": max_tokens}
     return run_step(
         name="spans",
         kind="spans",
         out=opened.folder / "spans",
         inputs=[{"name": "corpus", "hash": opened.hash}],
-        settings={"format": FORMAT, "tagger": tagger.settings(), "max_tokens": max_tokens},
+        settings=settings,
         work=lambda aside: write_spans(
             aside,
             corpus=opened,
+            older=older_spans(opened, settings=settings),
             tagger=tagger,
             max_tokens=max_tokens,
             shard_size=shard_size,
@@ -61,12 +66,21 @@ def prepare_spans(
 
 
 def write_spans(
-    folder: Path, *, corpus: Corpus, tagger: Tagger, max_tokens: int, shard_size: int, workers: int
+    folder: Path,
+    *,
+    corpus: Corpus,
+    older: Path | None,
+    tagger: Tagger,
+    max_tokens: int,
+    shard_size: int,
+    workers: int,
 ) -> dict:
     """Writes the arrays into `folder` and returns the manifest's fields; shards that are there are not made again."""
     shards = folder / "shards"
     shards.mkdir(exist_ok=True)
-    work = ShardTagger(corpus.folder, tagger=tagger, max_tokens=max_tokens, out=shards)
+    if older is not None:
+        np.save(shards / PLACES, places(corpus, Corpus(older)))
+    work = ShardTagger(corpus.folder, tagger=tagger, max_tokens=max_tokens, out=shards, older=older)
     ranges = [(start, min(start + shard_size, corpus.count)) for start in range(0, corpus.count, shard_size)]
     missing = [shard for shard in ranges if not work.path(shard).exists()]
     done = corpus.count - sum(end - start for start, end in missing)
@@ -90,28 +104,38 @@ def write_spans(
 class ShardTagger:
     """Tags passages [start, end) and writes them as one file, complete or not at all."""
 
-    def __init__(self, corpus: Path, *, tagger: Tagger, max_tokens: int, out: Path) -> None:
-        self.folder, self.tagger, self.max_tokens, self.out = corpus, tagger, max_tokens, out
+    def __init__(self, corpus: Path, *, tagger: Tagger, max_tokens: int, out: Path, older: Path | None = None) -> None:
+        self.folder, self.tagger, self.max_tokens, self.out, self.older = corpus, tagger, max_tokens, out, older
 
     def path(self, shard: tuple[int, int]) -> Path:
         """Where the shard's file is once it is done."""
         return self.out / "{:09d}-{:09d}.npz".format(*shard)
 
     def __call__(self, shard: tuple[int, int]) -> tuple[int, int]:
-        """How many passages and words were tagged."""
-        passages = range(*shard)
-        texts = [self._corpus.passage(passage)["text"] for passage in passages]
-        rows: list[Row] = []
-        counts, skipped = [], Counter()
-        for passage, text, entities in zip(passages, texts, self.tagger(texts), strict=True):
-            kept, reasons = align(self._passage(passage, text), entities, max_tokens=self.max_tokens)
-            rows += kept
-            counts.append(len(kept))
-            skipped.update(reasons)
-        words = sum(len(text.split()) for text in texts)
-        report = {"skipped": skipped, "models": self.tagger.version()}
-        write_shard(self.path(shard), rows=rows, counts=counts, report=report)
-        return len(texts), words
+        """How many passages the shard has, and how many words were tagged."""
+        texts = self._corpus.passages(*shard)["text"]
+        known = [self._carried and self._carried(passage, text) for passage, text in enumerate(texts, start=shard[0])]
+        unknown = [text for text, rows in zip(texts, known, strict=True) if rows is None]
+        found, skipped = iter(self.tagger(unknown)), Counter()
+        for number, text in enumerate(texts):
+            if known[number] is None:
+                passage = self._passage(shard[0] + number, text)
+                known[number], reasons = align(passage, next(found), max_tokens=self.max_tokens)
+                skipped.update(reasons)
+        report = {"skipped": skipped, "models": self.tagger.version(), "carried": len(texts) - len(unknown)}
+        rows: list[Row] = [row for rows in known for row in rows]
+        write_shard(self.path(shard), rows=rows, counts=[len(rows) for rows in known], report=report)
+        return len(texts), sum(len(text.split()) for text in unknown)
+
+    @cached_property
+    def _carried(self) -> CarriedSpans | None:
+        """What the older corpus has, if the very same models found it."""
+        if self.older is None:
+            return None
+        older = Corpus(self.older)
+        if older.span_manifest["models"] != self.tagger.version():
+            return None
+        return CarriedSpans(older, np.load(self.out / PLACES, mmap_mode="r"))
 
     def _passage(self, passage: int, text: str) -> Passage:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
@@ -165,6 +189,7 @@ def summary(manifest: dict, folder: str | Path) -> str:
     return (
         f"{counts['kept']:,} spans: {listed(counts['by_label'])}; left out: {listed(counts['skipped'])};"
         f" {counts['passages_without_span']:,} passages without a span;"
+        f" {counts['passages_carried']:,} passages had theirs already;"
         f" {manifest['words_per_second']:,} words a second, {manifest['seconds']} s → {folder}"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from data_prep.exchange import exchange
 from data_prep.near_duplicates import Rules
 from data_prep.packing import Packer
 from data_prep.passages import summary
+from data_prep.spans import prepare_spans
 from data_prep.splitting import Spacy
+from data_prep.taggers import DateTagger
 from realm_train.data.corpus import Corpus
 from realm_train.data.passage_keys import passage_keys
 from realm_train.errors import BadInput
@@ -218,3 +221,60 @@ def test_where_folders_cannot_change_places_they_are_renamed_one_by_one(make, mo
     before = contents(old.folder)
     new = make("one", [document("a", "Another text.")], update=old.folder)
     assert new.passage(0)["text"] == "Another text." and contents(old.folder.with_name("corpus.previous")) == before
+
+
+class Dates(DateTagger):
+    """Dates, of a model with a version; remembers the texts that it saw."""
+
+    def __init__(self, version="1"):
+        super().__init__()
+        self.number, self.seen = version, []
+
+    def __call__(self, texts):
+        self.seen += texts
+        return super().__call__(texts)
+
+    def version(self):
+        return {"dates": self.number}
+
+
+def spans_of(corpus, tagger):
+    manifest, _ = prepare_spans(corpus=corpus.folder, tagger=tagger, workers=1, shard_size=9)
+    arrays = [(corpus.folder / "spans" / name).read_bytes() for name in ("spans.npy", "span_offsets.npy")]
+    return manifest, [*arrays, manifest["labels"], manifest["counts"]["kept"]]
+
+
+def titled(corpus):
+    """Titles and texts of its passages."""
+    columns = corpus.passages(0, len(corpus))
+    return list(zip(columns["title"], columns["text"], strict=True))
+
+
+@pytest.mark.parametrize("place", ["another", "the same"])
+def test_spans_of_passages_that_stay_are_kept_and_only_others_are_tagged(planted_documents, make, place):
+    after, spoken = changed(planted_documents, 4), "They met in may 1990 and left."
+    old = make("old", [*planted_documents, document("capitals", spoken)])
+    known = titled(old)
+    spans_of(old, Dates())
+    after.append(document("capitals", spoken.replace("may", "May")))  # the same pieces, another text
+    new, whole = make("old" if place == "the same" else "new", after, update=old.folder), make("whole", after)
+    tagger = Dates()
+    (manifest, made), (_, expected) = spans_of(new, tagger), spans_of(whole, Dates())
+    assert made == expected
+    assert tagger.seen == [text for title, text in titled(new) if (title, text) not in known]
+    assert manifest["counts"]["passages_carried"] == len(new) - len(tagger.seen) > len(tagger.seen) > 5
+    assert "They met in May 1990 and left." in tagger.seen
+
+
+def test_spans_of_another_version_of_the_model_or_damaged_ones_are_not_kept(planted_documents, make):
+    old = make("old", planted_documents)
+    spans_of(old, Dates())
+    new = make("new", planted_documents[1:], update=old.folder)
+    tagger = Dates("2")
+    spans_of(new, tagger)
+    assert len(tagger.seen) == len(new)
+    shutil.rmtree(new.folder / "spans")
+    (old.folder / "spans" / "spans.npy").write_bytes(b"")
+    tagger = Dates()
+    spans_of(new, tagger)
+    assert len(tagger.seen) == len(new)
