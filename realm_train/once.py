@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -76,12 +76,13 @@ def newest_towers(run: Path) -> tuple[Path, Weights]:
 
 
 def own_corpus(run: Path, cfg: DictConfig) -> Corpus | None:
-    """The corpus that the run was trained on, None if it is no longer where it was."""
-    try:
-        corpus = Corpus(cfg.corpus)
-    except BadInput:
-        return None
-    return corpus if corpus.hash == trained_on(run) else None
+    """The corpus that the run was trained on, also where it was updated in place since; None if it is gone."""
+    folder = Path(cfg.corpus)
+    for place in (folder, folder.with_name(f"{folder.name}.previous")):
+        with suppress(BadInput):
+            if (corpus := Corpus(place)).hash == trained_on(run):
+                return corpus
+    return None
 
 
 def check_tokenizer(corpus: Corpus, *, own: Corpus | None) -> None:

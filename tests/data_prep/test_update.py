@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -205,14 +207,13 @@ def test_keys_compare_any_two_corpora(planted_documents, make):
     assert Corpus(one.folder).passage_keys.tolist() == one.passage_keys.tolist()  # of a corpus without them
 
 
-def test_two_folders_change_places(tmp_path):
-    for name in ("one", "other"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).touch()
-    done = exchange(tmp_path / "one", tmp_path / "other")
+def test_two_folders_change_places_or_stay(tmp_path):
+    done = exchanged(tmp_path)
     assert (tmp_path / "one" / ("other" if done else "one")).exists()
-    with pytest.raises(OSError) if done else pytest.MonkeyPatch.context():
-        exchange(tmp_path / "one", tmp_path / "nothing")
+    if done:
+        with pytest.raises(FileNotFoundError):
+            exchange(tmp_path / "one", tmp_path / "nothing")
+        assert (tmp_path / "one" / "other").exists()
 
 
 def test_where_folders_cannot_change_places_they_are_renamed_one_by_one(make, monkeypatch):
@@ -278,3 +279,67 @@ def test_spans_of_another_version_of_the_model_or_damaged_ones_are_not_kept(plan
     tagger = Dates()
     spans_of(new, tagger)
     assert len(tagger.seen) == len(new)
+
+
+KILLED = """
+import os, shutil, sys
+from pathlib import Path
+from data_prep import step
+
+out = Path(sys.argv[1])
+
+def make(text):
+    def work(aside):
+        (aside / "file").write_text(text)
+        return {}
+    step.run_step(name="write", kind="text", out=out, inputs=[text], settings={}, work=work)
+
+def make_and_die(last):
+    moments = iter(range(1, last + 1))
+
+    def dying(operation):
+        def called(*args, **settings):
+            next(moments) == last and os._exit(9)
+            operation(*args, **settings)
+            next(moments) == last and os._exit(9)
+            return True
+        return called
+
+    Path.rename, step.exchange, shutil.rmtree = map(dying, (Path.rename, step.exchange, shutil.rmtree))
+    make("new")
+
+for last in range(1, 50):
+    make("oldest")
+    make("old")
+    child = os.fork()
+    if not child:
+        try:
+            make_and_die(last)
+        finally:
+            os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(step.finished(out, wanted={})["inputs"][0], (out / "file").read_text())
+    for folder in out.parent.iterdir():
+        shutil.rmtree(folder)
+    if not code:
+        break
+"""
+
+
+def test_killed_before_or_after_any_rename_what_is_made_in_place_of_another_is_whole(tmp_path):
+    if not exchanged(tmp_path):
+        pytest.skip("this file system cannot let two folders change places")
+    words = [sys.executable, "-c", KILLED, str(tmp_path / "out" / "corpus")]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    found = run.stdout.splitlines()
+    was, now = found.count("old old"), found.count("new new")
+    assert found == ["old old"] * was + ["new new"] * now and was > 2 < now
+
+
+def exchanged(folder):
+    """Whether two folders can change places here."""
+    for name in ("one", "other"):
+        (folder / name).mkdir()
+        (folder / name / name).touch()
+    return exchange(folder / "one", folder / "other")
