@@ -17,19 +17,12 @@ from torch import Tensor
 
 from realm_train.batch import Neighbours
 from realm_train.errors import BadInput
+from realm_train.index.approximate import ApproximateIndex, Effort, Looker
 from realm_train.index.exact import ExactIndex
 from realm_train.ports import Index
 
 MOST_FETCH = 64
 PRECISION = 16  # a tuned width is at most 1/16 above the least that reaches the target
-
-
-@dataclass(frozen=True)
-class Effort:
-    """Candidates are looked for `width` wide; `fetch` of them are scored exactly for each passage asked for."""
-
-    width: int
-    fetch: int
 
 
 @dataclass(frozen=True)
@@ -52,23 +45,19 @@ class Wanted:
             )
 
 
-def calibrate(
-    index_at: Callable[[Effort], Index],
-    *,
-    widest: int,
-    embeddings: np.ndarray,
-    queries: np.ndarray | None,
-    wanted: Wanted,
-) -> dict:
-    """Tunes the effort of `index_at` for `wanted` and returns what the manifest keeps of it.
+def calibrate(look: Looker, *, embeddings: np.ndarray, queries: np.ndarray | None, wanted: Wanted) -> dict:
+    """Tunes the effort of `look` for `wanted` and returns what the manifest keeps of it.
 
-    `widest` is the width at which an index looks everywhere. Without vectors of real `queries` [Q, D], passages' own
-    vectors with noise stand in: an easier test, and the manifest says so. Raises BadInput if even the greatest effort
-    stays below the floor."""
+    Without vectors of real `queries` [Q, D], passages' own vectors with noise stand in, and the manifest says so.
+    Raises BadInput if even the greatest effort stays below the floor."""
     sample, origin = _sampled(embeddings, queries, wanted.queries)
     exact = ExactIndex(embeddings, dtype=getattr(torch, str(embeddings.dtype)))
+
+    def index_at(effort: Effort) -> Index:
+        return ApproximateIndex(look, embeddings, effort=effort)
+
     tuning = Exam(index_at, exact, sample[0::2], at=wanted.at)
-    effort = _least_effort(tuning, widest=widest, target=wanted.target)
+    effort = _least_effort(tuning, widest=look.widest, target=wanted.target)
     final = Exam(index_at, exact, sample[1::2], at=wanted.at)
     recall = final.recall(effort)
     if recall[wanted.at] < wanted.floor:
@@ -86,6 +75,12 @@ def calibrate(
         "effort": asdict(effort),
         "curve": [{**asdict(tried), "recall": round(value, 4)} for tried, value in tuning.curve.items()],
     }
+
+
+def calibrated(look: Looker, embeddings: np.ndarray, search: dict) -> ApproximateIndex:
+    """The index with the effort and the recall that `calibrate` wrote into the manifest."""
+    recall = search["recall"][str(search["recall_at"])]
+    return ApproximateIndex(look, embeddings, effort=Effort(**search["effort"]), recall=recall)
 
 
 class Exam:

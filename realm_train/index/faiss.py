@@ -1,35 +1,24 @@
-"""Approximate search by faiss: what it finds are candidates, which are scored exactly from the embeddings on disk.
-
-So a compressed index (PQ, SQ8) costs candidates and not truth, equal scores come by lower id, and a search asks for
-more until k passages are left beside those excluded.
-"""
+"""Approximate search by faiss, for any index that its factory can make."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
-from realm_train.batch import MISSING, Neighbours
 from realm_train.errors import BadInput
+from realm_train.index.approximate import ApproximateIndex
 from realm_train.index.aside import FULL_DISK
-from realm_train.index.calibration import Effort, Wanted, calibrate
-from realm_train.index.exact import QUERY_ROWS, ExactIndex, as_tensor
-from realm_train.index.request import checked
-from realm_train.index.rescoring import rescored
+from realm_train.index.calibration import Wanted, calibrate, calibrated
 
 FILE = "index.faiss"
 ADDED = 16384  # passages added at once: as much of the memory map as is copied at a time
-SPARE = 4  # as in exact search: candidates that rounding may have put just below the last place
 WIDEST = 4096  # nodes of a graph that a search visits at most
 GPU_FETCH = 2048  # faiss on a GPU finds no more at once
 
@@ -65,126 +54,36 @@ class Faiss:
         index = _filled(_trained(self.factory, embeddings, sample=self.train), embeddings)
         with _file_errors(folder / FILE):
             _faiss().write_index(index, str(folder / FILE))
-        dial = _dial(index)
-        calibration = calibrate(
-            lambda effort: FaissIndex(index, embeddings, dial=dial, effort=effort),
-            widest=dial.widest,
-            embeddings=embeddings,
-            queries=queries,
-            wanted=self._wanted(),
-        )
+        calibration = calibrate(_looker(index), embeddings=embeddings, queries=queries, wanted=self._wanted())
         return {"kind": self.kind, "factory": self.factory, **calibration}
 
-    def load(self, embeddings: np.ndarray, folder: Path, search: dict, device: torch.device) -> FaissIndex:
+    def load(self, embeddings: np.ndarray, folder: Path, search: dict, device: torch.device) -> ApproximateIndex:
         """The index as it was built and calibrated, with its own factory string; with `gpu`, on the CUDA `device`."""
         with _file_errors(folder / FILE):
             index = _faiss().read_index(str(folder / FILE))
-        return FaissIndex(
-            _on_gpu(index, search["factory"], device) if self.gpu else index,
-            embeddings,
-            dial=_dial(index),
-            effort=Effort(**search["effort"]),
-            recall=search["recall"][str(search["recall_at"])],
-            most=GPU_FETCH if self.gpu else None,
-        )
+        if (index.ntotal, index.d) != embeddings.shape:
+            raise BadInput(
+                f"{folder / FILE}: got {index.ntotal} vectors of {index.d}, expected {embeddings.shape};"
+                " it is of other embeddings: refresh the index"
+            )
+        looker = _looker(index)
+        if self.gpu:
+            looker = replace(looker, index=_on_gpu(index, search["factory"], device), most=GPU_FETCH)
+        return calibrated(looker, embeddings, search)
 
 
 @dataclass(frozen=True)
-class Dial:
-    """How a faiss index is told how wide to look: cells of an inverted file, nodes of a graph, or (1) no way to."""
+class FaissLooker:
+    """A faiss index, with the parameters that make it look so many cells or nodes wide."""
 
+    index: Any
     widest: int
     parameters: Callable[[int], Any]
+    most: int | None = None
 
-
-class FaissIndex:
-    """Candidates from faiss, scored exactly over the embeddings; what faiss cannot settle, exact search does."""
-
-    collective = False
-
-    def __init__(
-        self,
-        index: Any,
-        embeddings: np.ndarray,
-        *,
-        dial: Dial,
-        effort: Effort,
-        recall: float = 0.0,
-        most: int | None = None,
-    ) -> None:
-        self.count, self.dim = map(int, embeddings.shape)
-        if (index.ntotal, index.d) != (self.count, self.dim):
-            raise BadInput(
-                f"index: got a faiss index of {index.ntotal} vectors of {index.d}, expected {self.count} of {self.dim};"
-                " it is of other embeddings: refresh the index"
-            )
-        self.index, self.dial, self.effort, self.recall = index, dial, effort, recall
-        self.most = min(self.count, most or self.count)
-        self._embeddings = embeddings
-        self._vectors = as_tensor(embeddings)
-
-    @cached_property
-    def _exact(self) -> ExactIndex:
-        return ExactIndex(self._embeddings, dtype=self._vectors.dtype)
-
-    @torch.no_grad()
-    def search(self, queries: Float[Tensor, "B D"], k: int, exclude: Int[Tensor, "B E"] | None = None) -> Neighbours:
-        """The k best passages of each query among those looked at that are not in its row of `exclude`; never fewer
-        than the corpus has left. Raises BadInput as exact search does."""
-        exclude = checked(queries, k, exclude, dim=self.dim)
-        fetch = self.effort.fetch * (k + SPARE) + exclude.shape[1]
-        found = [
-            self._settled(rows.float().cpu(), k, barred.cpu(), fetch=fetch, width=self.effort.width)
-            for rows, barred in zip(queries.split(QUERY_ROWS), exclude.split(QUERY_ROWS), strict=True)
-        ]
-        scores, ids = (torch.cat(parts).to(queries.device) for parts in zip(*found, strict=True))
-        return Neighbours(scores=scores, ids=ids)
-
-    def _settled(
-        self, queries: Float[Tensor, "B D"], k: int, exclude: Int[Tensor, "B E"], *, fetch: int, width: int
-    ) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
-        """Scores and ids; rows that are not settled are searched with twice the effort, and at last exactly."""
-        fetch, width = min(fetch, self.most), min(width, self.dial.widest)
-        scores, ids, settled = self._look(queries, k, exclude, fetch=fetch, width=width)
-        if not settled.all():
-            rest = ~settled
-            if fetch < self.most or width < self.dial.widest:
-                again = self._settled(queries[rest], k, exclude[rest], fetch=2 * fetch, width=2 * width)
-            else:
-                exact = self._exact.search(queries[rest], k, exclude[rest])
-                again = exact.scores, exact.ids
-            scores[rest], ids[rest] = again
-        return scores, ids
-
-    def _look(
-        self, queries: Float[Tensor, "B D"], k: int, exclude: Int[Tensor, "B E"], *, fetch: int, width: int
-    ) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"], Bool[Tensor, " B"]]:
-        """The k best of `fetch` candidates, and which rows need no other look: they are full, and nothing beyond their
-        candidates can tie with their k-th."""
+    def __call__(self, queries: np.ndarray, fetch: int, width: int) -> np.ndarray:
         _faiss()  # with this thread's number of threads
-        _, near = self.index.search(queries.numpy(), fetch, params=self.dial.parameters(width))
-        scores, ids = rescored(queries, torch.from_numpy(near), self._vectors)
-        lowest = scores[:, -1]  # -inf where faiss had no more to give
-        barred = (ids[:, :, None] == exclude[:, None, :]).any(dim=2) | (ids == MISSING)
-        scores, order = scores.masked_fill(barred, -torch.inf).sort(dim=1, descending=True, stable=True)
-        ids = ids.masked_fill(barred, MISSING).gather(1, order)
-        scores, ids = _widened(scores, k, -torch.inf), _widened(ids, k, MISSING)
-        left = self.count - _distinct(exclude, self.count)
-        full = (ids != MISSING).sum(dim=1) >= left.clamp(max=k)
-        alone = (scores[:, -1] > lowest) | (lowest == -torch.inf) | (left <= k)
-        return scores, ids, full & (alone | torch.tensor(fetch >= self.count))
-
-
-def _widened(rows: Tensor, k: int, filling: float) -> Tensor:
-    """The first k columns, filled up where there are fewer."""
-    return torch.nn.functional.pad(rows[:, :k], (0, max(0, k - rows.shape[1])), value=filling)
-
-
-def _distinct(exclude: Int[Tensor, "B E"], count: int) -> Int[Tensor, " B"]:
-    """How many passages of the index each row excludes."""
-    ids = exclude.sort(dim=1).values
-    repeated = torch.nn.functional.pad(ids[:, 1:] == ids[:, :-1], (min(1, ids.shape[1]), 0))
-    return ((ids >= 0) & (ids < count) & ~repeated).sum(dim=1)
+        return self.index.search(queries, fetch, params=self.parameters(width))[1]
 
 
 def _faiss() -> Any:
@@ -235,17 +134,19 @@ def _cells(index: Any) -> int:
     return inner.nlist if isinstance(inner, _faiss().IndexIVF) else 0
 
 
-def _dial(index: Any) -> Dial:
+def _looker(index: Any) -> FaissLooker:
     faiss, inner = _faiss(), _inner(index)
     if isinstance(inner, faiss.IndexIVF):
         widest, parameters = inner.nlist, lambda width: faiss.SearchParametersIVF(nprobe=width)
     elif isinstance(inner, faiss.IndexHNSW):
         widest, parameters = min(inner.ntotal, WIDEST), lambda width: faiss.SearchParametersHNSW(efSearch=width)
     else:
-        return Dial(widest=1, parameters=lambda width: None)
+        return FaissLooker(index, widest=1, parameters=lambda width: None)
     if isinstance(faiss.downcast_index(index), faiss.IndexPreTransform):
-        return Dial(widest, lambda width: faiss.SearchParametersPreTransform(index_params=parameters(width)))
-    return Dial(widest, parameters)
+        return FaissLooker(
+            index, widest, lambda width: faiss.SearchParametersPreTransform(index_params=parameters(width))
+        )
+    return FaissLooker(index, widest, parameters)
 
 
 def _on_gpu(index: Any, factory: str, device: torch.device) -> Any:

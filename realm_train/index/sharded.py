@@ -50,6 +50,8 @@ class Sharded:
         """Builds and calibrates every shard in a folder of its own; the recall stated is the lowest of theirs."""
         if self.of.kind == "exact":
             return self.of.build(embeddings, folder, queries)
+        if self.shards > len(embeddings):
+            raise BadInput(f"index.shards: got {self.shards} for {len(embeddings)} passages, expected at most as many")
         searches = []
         for shard, rows in enumerate(bounds(len(embeddings), self.shards)):
             (folder / _name(shard)).mkdir()
