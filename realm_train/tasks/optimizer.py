@@ -13,13 +13,14 @@ from torch import nn
 class Optimization:
     """How to step: peak learning rates, and steps counted in optimiser steps.
 
-    `lr_retriever` is for the towers where it differs from `lr`; `warmup` defaults to a tenth of the run, at least 10
-    and at most 10,000 steps.
+    `lr_retriever` is for the towers where it differs from `lr`, `lr_null` for the learned null score; `warmup` defaults
+    to a tenth of the run, at least 10 and at most 10,000 steps.
     """
 
     steps: int
     lr: float = 3e-5
     lr_retriever: float | None = None
+    lr_null: float = 1e-2
     weight_decay: float = 0.01
     warmup: int | None = None
 

@@ -8,6 +8,7 @@ import dataclasses
 import pytest
 import torch
 from small_world import REAL_WORDS, fit, gradients, masked_sentences, pretrain_task, random_index
+from tiny_models import tiny_realm
 
 from realm_train.batch import MISSING
 from realm_train.evaluation.retrieval import holds_run
@@ -190,12 +191,12 @@ def test_evaluation_is_repeatable_takes_candidates_and_leaves_training_mode_on(s
     torch.testing.assert_close(task.log_marginal(alone, batch), task.log_null(output, batch), rtol=0, atol=1e-4)
 
 
-def test_towers_and_reader_step_at_their_own_rates(retrieval):
+def test_towers_reader_and_null_score_step_at_their_own_rates(retrieval):
     from realm_train.tasks.optimizer import Optimization
     from realm_train.tasks.pretrain import PretrainTask
 
-    realm = pretrain_task(retrieval).realm
-    task = PretrainTask(realm, retrieval, Optimization(steps=10, lr=1e-3, lr_retriever=1e-4))
+    realm = tiny_realm(null_score="learned")
+    task = PretrainTask(realm, retrieval, Optimization(steps=10, lr=1e-3, lr_retriever=1e-4, lr_null=1e-1))
     task.trainer = type("FullPrecision", (), {"precision": "32-true"})()
     rates = {
         id(parameter): group["initial_lr"]
@@ -203,4 +204,4 @@ def test_towers_and_reader_step_at_their_own_rates(retrieval):
         for parameter in group["params"]
     }
     for name, parameter in realm.named_parameters():
-        assert rates[id(parameter)] == (1e-3 if name.startswith("reader.") else 1e-4)
+        assert rates[id(parameter)] == {"reader": 1e-3, "towers": 1e-4, "null_bias": 1e-1}[name.split(".")[0]]
