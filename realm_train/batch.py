@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -103,6 +104,12 @@ class Candidates(Record):
     passages: Sequences  # passage tower's inputs
     bodies: Int[Tensor, "U L"]  # for the joint input, without special tokens
     body_lengths: Int[Tensor, " U"]
+
+    def of_passages(self, values: Float[Tensor, "U D"]) -> tuple[Int[Tensor, " P"], Float[Tensor, "P D"]]:
+        """Ids of the distinct passages, and their rows of what was computed for each; the null passage is left out."""
+        ids = torch.full_like(self.body_lengths, MISSING)
+        ids[self.rows] = self.ids
+        return ids[ids != MISSING], values[ids != MISSING]
 
 
 @dataclass(frozen=True)

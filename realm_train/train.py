@@ -24,7 +24,7 @@ from realm_train.callbacks.heldout import HeldOut
 from realm_train.callbacks.live import Live
 from realm_train.callbacks.metrics import JsonlLogger
 from realm_train.callbacks.randomness import Randomness
-from realm_train.callbacks.refresh import Refresh
+from realm_train.callbacks.refresh import MODES
 from realm_train.callbacks.throughput import Throughput
 from realm_train.command import command, resolved
 from realm_train.data.corpus import Corpus
@@ -189,18 +189,22 @@ def train_realm(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) ->
     heldout = HeldOut(
         run,
         corpus,
-        heldout_batches(MaskedSentences(corpus, masking, **sentences, seed=0, heldout=True), settings.heldout),
+        heldout_batches(
+            MaskedSentences(corpus, masking, **sentences, seed=settings.heldout_seed, heldout=True), settings.heldout
+        ),
         every=settings.evaluate_every,
     )
     trainer = make_trainer(cfg, run, "pretrain")
-    refresh = Refresh(
+    plan = instantiate(cfg.refresh)
+    refresh = MODES[plan.mode](
         run,
         corpus,
-        instantiate(cfg.refresh),
+        plan,
+        instantiate(cfg.index),
         passage_length=cfg.passage_length,
         precision=trainer.precision,
         index_device=str(trainer.strategy.root_device),
-        on_adopt=heldout.on_adopt,
+        heldout=heldout,
     )
     # before the live table, which shows what they measure
     trainer.callbacks[:0] = [refresh, heldout, ColdStart(heldout, times_chance=settings.cold_start)]
@@ -319,7 +323,7 @@ def optimization(settings: DictConfig) -> Optimization:
     return Optimization(
         steps=settings.steps,
         lr=settings.lr,
-        lr_retriever=settings.get("lr_retriever"),
+        **{name: settings[name] for name in ("lr_retriever", "lr_null") if name in settings},
         weight_decay=settings.weight_decay,
         warmup=settings.warmup,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,30 +62,35 @@ class HeldOut(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._evaluate(trainer, pl_module)
 
-    def on_adopt(self, trainer: Trainer, task: LightningModule, old: Index | None, new: Index) -> dict[str, float]:
-        """Recall with the new index, and its overlap with the old one under the same live queries."""
-        found = [self._search(task, batch, new) for batch in self.batches]
-        metrics = self._recall(found)
-        if old is not None:
-            before = [self._search(task, batch, old) for batch in self.batches]
-            first, second = (np.concatenate([n.ids.numpy() for n in searches]) for searches in (before, found))
-            metrics |= {f"index/overlap@{k}": overlap_at(first, second, k) for k in DEPTHS}
-        return metrics
+    def examine(self, task: LightningModule, old: Index | None, new: Index) -> Callable[[], dict[str, float]]:
+        """Embeds the questions with the live weights, now; what it returns searches both indexes, in any thread: recall
+        with the new one, and its overlap with the old one."""
+        queries = self.questions(task)
 
-    def _search(self, task: LightningModule, batch: MaskedBatch, index: Index) -> Neighbours:
+        def search() -> dict[str, float]:
+            found = self._search(task, queries, new)
+            metrics = self._recall(found)
+            if old is not None:
+                before = self._search(task, queries, old)
+                first, second = (np.concatenate([n.ids.numpy() for n in searches]) for searches in (before, found))
+                metrics |= {f"index/overlap@{k}": overlap_at(first, second, k) for k in DEPTHS}
+            return metrics
+
+        return search
+
+    def questions(self, task: LightningModule) -> list[torch.Tensor]:
+        """The questions' vectors [B, D], batch by batch."""
         with evaluating(task), task.trainer.precision_plugin.forward_context():
-            queries = task.realm.towers.query(batch.queries.to(task.device))
-        adopted = task.retrieval.index
-        try:
-            task.retrieval.adopt(index)
-            return task.retrieval.search(queries, batch, max(DEPTHS))
-        finally:
-            task.retrieval.adopt(adopted)
+            return [task.realm.towers.query(batch.queries.to(task.device)) for batch in self.batches]
+
+    def _search(self, task: LightningModule, queries: Sequence[torch.Tensor], index: Index) -> list[Neighbours]:
+        found = zip(queries, self.batches, strict=True)
+        return [task.retrieval.search(vectors, batch, max(DEPTHS), index=index) for vectors, batch in found]
 
     def _candidate_score(self, task: LightningModule) -> float:
         """Mean score f(x,z) of what the reader would read on these sentences."""
-        found = [self._search(task, batch, task.retrieval.index).scores for batch in self.batches]
-        scores = torch.cat(found)[:, : task.retrieval.k - 1]
+        found = self._search(task, self.questions(task), task.retrieval.index)
+        scores = torch.cat([neighbours.scores for neighbours in found])[:, : task.retrieval.k - 1]
         scores = scores[scores.isfinite()]
         return float(scores.mean()) * task.realm.towers.scale if len(scores) else 0.0
 
@@ -102,7 +107,7 @@ class HeldOut(Callback):
         return passage != MISSING and holds_answer(self.corpus.body(passage), answer, self.corpus.word_starts)
 
     def _evaluate(self, trainer: Trainer, task: LightningModule) -> None:
-        found = [self._search(task, batch, task.retrieval.index) for batch in self.batches]
+        found = self._search(task, self.questions(task), task.retrieval.index)
         outcomes = [task.evaluate(batch) for batch in self.batches]
         losses, nulls, rows = [], [], []
         for batch, (_, output) in zip(self.batches, outcomes, strict=True):
@@ -119,6 +124,7 @@ class HeldOut(Callback):
             "heldout/p_null": float(health[:, 0].mean()),
             "heldout/entropy": float(health[:, 1].mean()),
             **self._recall(found),
+            "index/recall": task.retrieval.index.recall,
         }
         log(trainer, metrics)
         self._write(trainer.global_step, metrics, loss, null, outcomes, task)

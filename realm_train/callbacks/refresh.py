@@ -1,138 +1,204 @@
-"""Adoption: keeps the task's index fresh, by this process or beside it, and swaps at step boundaries.
-
-train      snapshot of the passage tower  ->  runs/<name>/snapshots/s000100/
-refresh    embeddings                     ->  runs/<name>/index/v000001/        (another process, or inline)
-train      adopts v000001 between two steps, and goes on
-"""
+"""Who keeps the index fresh: training itself (inline, rolling), or another process beside it (process, job)."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Literal
+from collections.abc import Callable
 
+import numpy as np
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 
-from realm_train.callbacks.display import log
-from realm_train.data.corpus import Corpus
+from realm_train.callbacks.adoption import Adoption, passage_tensors
+from realm_train.callbacks.loading import REFUSED, UNDER_WAY, Loading
+from realm_train.callbacks.worker_process import WorkerProcess
 from realm_train.errors import BadInput
-from realm_train.index.exact import ExactIndex
-from realm_train.index.refresher import Refresher
-from realm_train.index.snapshot import discard_snapshots_after, tower_hash, write_snapshot
-from realm_train.index.store import IndexStore
-from realm_train.ports import Index
+from realm_train.index.aside import write_json
+from realm_train.index.snapshot import write_snapshot
 from realm_train.tasks.encode import passage_encoder
 
-OnAdopt = Callable[[Trainer, LightningModule, Index | None, Index], Mapping[str, float]]
-"""(trainer, task, old index, new index) -> metrics to log with the adoption."""
+NONE = -1  # the word for "no version" among the ranks
+BEAT_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
-class RefreshPlan:
-    """How the index is kept: the corpus is encoded anew every `every` steps, `inline` or in a `process` of its own.
+class Inline(Adoption):
+    """Training waits while the corpus is encoded: bit-for-bit reproducible."""
 
-    `device` and `threads` are the worker's. A worker on the CPU takes its threads from a trainer on the CPU while it
-    encodes: with more threads than cores both would wait for each other at every product.
-    """
-
-    mode: Literal["inline", "process"] = "process"
-    every: int = 500
-    keep: int = 3
-    dtype: str = "float32"
-    shard_size: int = 4096
-    device: str = "cpu"
-    threads: int = 1
-    final: bool = True
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("inline", "process"):
-            raise BadInput(f"refresh.mode: got {self.mode!r}, expected 'inline' or 'process'")
-        if self.every < 1:
-            raise BadInput(f"refresh.every: got {self.every}, expected at least 1 step")
-
-
-class Refresh(Callback):
-    """Builds the first index, asks for the next ones, adopts them, and writes their version and age into the metrics.
-
-    A checkpoint remembers the version it trained with; a resumed run loads it again, and versions that were encoded
-    from later weights are put aside, as is all that an earlier start without a checkpoint left behind. With `final`,
-    training ends with an index of the final weights.
-    """
-
-    def __init__(
-        self,
-        run: Path,
-        corpus: Corpus,
-        plan: RefreshPlan,
-        *,
-        passage_length: int,
-        precision: str,
-        index_device: str = "cpu",
-        on_adopt: OnAdopt | None = None,
-    ) -> None:
-        self.run, self.corpus, self.plan = run, corpus, plan
-        self.passage_length, self.precision, self.index_device = passage_length, precision, index_device
-        self.on_adopt = on_adopt
-        self.store = IndexStore(run / "index")
-        self.version: int | None = None
-        self.tower: str | None = None  # hash of the weights that made this version
-        self.trained_step = 0
-        self._boundary = self._asked = 0  # the last step seen, and the step of the last snapshot
-        self._worker: Worker | None = None
-        self._threads: int | None = None  # what the trainer had before it lent some to the worker
-
-    def state_dict(self) -> dict[str, int | str | None]:
-        return {"version": self.version, "tower": self.tower}
-
-    def load_state_dict(self, state_dict: dict[str, int | str | None]) -> None:
-        self.version, self.tower = state_dict["version"], state_dict["tower"]
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._boundary = trainer.global_step
-        step = -1 if self.version is None else trainer.global_step
-        for folder in self.store.discard_after(step) + discard_snapshots_after(self.run / "snapshots", step):
-            print(f"index: {folder.name} is of later weights than these; put aside")
-        if self.version is None:
-            self._encode(trainer, pl_module)
-        else:
-            self._load(pl_module, self.version, tower=self.tower)
-        if self.plan.mode == "process" and trainer.is_global_zero:
-            self._worker = Worker(self.run, self.plan)
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
-        if trainer.global_step == self._boundary:
-            return  # gradients still accumulate
-        self._boundary = step = trainer.global_step
+    def boundary(self, trainer: Trainer, task: LightningModule, step: int) -> None:
         if step % self.plan.every == 0 and step < trainer.max_steps:
-            if self.plan.mode == "inline":
-                self._encode(trainer, pl_module)
-            else:
-                self._snapshot(pl_module, step)
+            self._encode(trainer, task)
+
+
+class Rolling(Adoption):
+    """Every step encodes the next 1/`every` of the corpus with the live weights: no vector is older than `every` steps.
+
+    The in-memory index changes row by row; a checkpoint holds the rows that are not of the version it names.
+    """
+
+    def boundary(self, trainer: Trainer, task: LightningModule, step: int) -> None:
+        rows = self._slice(step)
+        tower = task.realm.towers.passage
+        encode = passage_encoder(tower, self.corpus, max_length=self.passage_length, precision=self.precision)
+        ids, vectors = self.ranks.gathered(torch.from_numpy(rows), encode(rows))
+        self.written.write(task.retrieval.index, ids, vectors, step=step)
+        if step % self.plan.every == 0:
+            self.look_at(trainer, task, None, {"index/age_steps": float(step - self.oldest_step())})
+
+    def _slice(self, step: int) -> np.ndarray:
+        """This rank's part of the passages whose turn it is."""
+        turn = (step - 1) % self.plan.every
+        start, end = (self.corpus.count * edge // self.plan.every for edge in (turn, turn + 1))
+        return np.array_split(np.arange(start, end), self.ranks.world)[self.ranks.rank]
+
+    def oldest_step(self) -> int:
+        return int(np.where(self.written.steps < 0, self.trained_step, self.written.steps).min())
+
+
+class Beside(Adoption):
+    """Snapshots go to another process, and what it publishes is opened by a thread and adopted at a step boundary.
+
+    Rank 0 says which version is next; all ranks swap once all have opened it.
+    """
+
+    def __init__(self, *args: object, **settings: object) -> None:
+        super().__init__(*args, **settings)
+        self._asked: int | None = None  # the step of the last snapshot
+        self._worker: WorkerProcess | None = None
+        self._loading: Loading | None = None
+        self._refused: set[int] = set()
+        self._threads: int | None = None  # what the trainer had before it lent some to the worker
+        self._beaten = -BEAT_SECONDS
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "asked": self._asked}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        self._asked = state_dict["asked"]
+
+    def start(self, trainer: Trainer, task: LightningModule) -> None:
+        if self.ranks.rank == 0:
+            (self.snapshots / "DONE").unlink(missing_ok=True)
+            self._beat(trainer.global_step)
+            if self.plan.mode == "process":
+                self._worker = WorkerProcess(self.run, self.plan)
+        if self._pending:
+            self._lend_threads(task)
+
+    @property
+    def _pending(self) -> bool:
+        """Whether a snapshot is not adopted yet."""
+        return self._asked is not None and self._asked > self.trained_step
+
+    def boundary(self, trainer: Trainer, task: LightningModule, step: int) -> None:
+        if self.plan.adopt_lag is not None and self._pending and step >= self._asked + self.plan.adopt_lag:
+            self._adopt_asked(trainer, task, step)
+        if step % self.plan.every == 0 and step < trainer.max_steps:
+            self._snapshot(task, step)
+        if self.ranks.rank == 0:
+            self._tend(step, task)
+        if self.plan.adopt_lag is None:
+            self._adopt_newest(trainer, task)
+
+    def stop(self, *, finished: bool) -> None:
+        self._take_threads_back()
+        if self._worker is not None or (finished and self.ranks.rank == 0):
+            self.snapshots.mkdir(parents=True, exist_ok=True)
+            (self.snapshots / "DONE").touch()
         if self._worker is not None:
-            if not self._worker.alive():
-                self._take_threads_back()
-            latest = self.store.latest()
-            if latest is not None and latest != self.version:
-                self._adopt(trainer, pl_module, latest)
-        age = {"index/version": float(self.version), "index/age_steps": float(step - self.trained_step)}
-        pl_module.log_dict(age)
+            self._worker.stop()
+            self._worker = None
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop_worker()
-        if self.plan.final and self.trained_step != trainer.global_step:
-            self._encode(trainer, pl_module)
+    def _tend(self, step: int, task: LightningModule) -> None:
+        """Shows that training lives, and looks after the worker."""
+        self._beat(step)
+        if self._worker is not None and not self._worker.tend(self.store.latest()) and self.plan.adopt_lag is None:
+            self._take_threads_back()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._stop_worker()
+    def _beat(self, step: int) -> None:
+        if time.monotonic() - self._beaten >= BEAT_SECONDS:
+            self._beaten = time.monotonic()
+            state = {"host": socket.gethostname(), "pid": os.getpid(), "step": step, "time": time.time()}
+            write_json(self.snapshots / "trainer.json", state)
+
+    def _snapshot(self, task: LightningModule, step: int) -> None:
+        if self.ranks.rank == 0:
+            tensors = {name: tensor.detach().cpu() for name, tensor in passage_tensors(task).items()}
+            write_snapshot(self.snapshots, step=step, tensors=tensors, queries=self.questions(task))
+        self._asked = step
+        self._lend_threads(task)
+
+    def _adopt_newest(self, trainer: Trainer, task: LightningModule) -> None:
+        """Swaps to the version that rank 0 names, once every rank has opened it."""
+        wanted = self.ranks.broadcast(self._wanted())
+        if wanted == NONE:
+            return
+        if self._loading is None:
+            self._loading = self._load(wanted)
+        state = self.ranks.least(self._loading.state())
+        if state == UNDER_WAY:
+            return
+        loading, self._loading = self._loading, None
+        if state == REFUSED:
+            self._refuse(loading)
+        else:
+            self._swap(trainer, task, loading)
+
+    def _wanted(self) -> int:
+        """The version under way, or the newest one if it is news; only rank 0's answer counts."""
+        if self._loading is not None:
+            return self._loading.version
+        newest = self.store.latest() if self.ranks.rank == 0 else None
+        return NONE if newest is None or newest == self.version or newest in self._refused else newest
+
+    def _load(self, version: int) -> Loading:
+        manifest = self.store.folder(version) / "manifest.json"
+        return Loading(version, there=manifest.exists, open=self._open)
+
+    def _refuse(self, loading: Loading) -> None:
+        self._refused.add(loading.version)
+        if error := loading.error():
+            print(f"index: version {loading.version} is not adopted: {error}", flush=True)
+
+    def _swap(self, trainer: Trainer, task: LightningModule, loading: Loading) -> None:
+        self.adopt(trainer, task, loading.version, loading.result())
+        if not self._pending:  # else the worker goes on with a newer snapshot at once
+            self._take_threads_back()
+
+    def _adopt_asked(self, trainer: Trainer, task: LightningModule, step: int) -> None:
+        """Swaps to the version of the last snapshot, however long it takes."""
+        self._await(trainer, task, step, lambda: self.store.of_step(self._asked))
+
+    def wait_for_younger(self, trainer: Trainer, task: LightningModule, step: int) -> None:
+        wanted = step - self.plan.max_age_steps
+        self._loading = None
+        self._await(trainer, task, step, lambda: self.store.trained_since(wanted, besides=self._refused))
+
+    def _await(self, trainer: Trainer, task: LightningModule, step: int, find: Callable[[], int | None]) -> None:
+        """Waits until rank 0 finds a version that can be opened; no collective is open meanwhile."""
+        started = time.monotonic()
+
+        def meanwhile() -> None:
+            if self.ranks.rank == 0:
+                self._tend(step, task)
+            self._lose_patience(step, time.monotonic() - started)
+
+        version = self.ranks.decided(f"adopt-{step}", find, meanwhile=meanwhile)
+        self._swap(trainer, task, self._load(version))
+
+    def _lose_patience(self, step: int, waited: float) -> None:
+        given_up = self._worker is not None and self._worker.given_up
+        if given_up or waited > self.plan.patience_seconds:
+            raise BadInput(
+                f"refresh: training waited {waited:.0f} s at step {step} for an index that does not come;"
+                f" see {self.run / 'refresh.log'}, mend the refresh process, and go on with ckpt_path=last"
+            )
 
     def _lend_threads(self, task: LightningModule) -> None:
-        if self._threads is None and task.device.type == "cpu" and self.plan.device == "cpu":
+        lends = self.plan.mode == "process" and self.plan.device == task.device.type == "cpu"
+        if self._threads is None and lends:
             self._threads = torch.get_num_threads()
             torch.set_num_threads(max(1, self._threads - self.plan.threads))
 
@@ -141,103 +207,5 @@ class Refresh(Callback):
             torch.set_num_threads(self._threads)
             self._threads = None
 
-    def _stop_worker(self) -> None:
-        self._take_threads_back()
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
 
-    def _snapshot(self, task: LightningModule, step: int) -> None:
-        tensors = {name: tensor.detach().cpu() for name, tensor in passage_tensors(task).items()}
-        write_snapshot(self.run / "snapshots", step=step, tensors=tensors)
-        self._asked = step
-        self._lend_threads(task)
-
-    def _encode(self, trainer: Trainer, task: LightningModule) -> None:
-        """Encodes the corpus here and now with the live weights, publishes, adopts."""
-        tower = task.realm.towers.passage
-        encode = passage_encoder(tower, self.corpus, max_length=self.passage_length, precision=self.precision)
-        manifest = refresher(self.store, self.corpus, tower.dim, self.plan).refresh(
-            encode, step=trainer.global_step, tower=tower_hash(passage_tensors(task))
-        )
-        self._adopt(trainer, task, manifest["version"])
-
-    def _adopt(self, trainer: Trainer, task: LightningModule, version: int) -> None:
-        started = time.perf_counter()
-        old, manifest = task.retrieval.index, self._load(task, version)
-        if self.trained_step >= self._asked:  # else the worker goes on with a newer snapshot at once
-            self._take_threads_back()
-        metrics = {"index/refresh_seconds": manifest["seconds"], "index/swap_seconds": time.perf_counter() - started}
-        metrics |= {"index/version": version, "index/age_steps": trainer.global_step - self.trained_step}
-        metrics |= self.on_adopt(trainer, task, old, task.retrieval.index) if self.on_adopt else {}
-        log(trainer, metrics)
-
-    def _load(self, task: LightningModule, version: int, tower: str | None = None) -> dict:
-        manifest, embeddings = self.store.load(version, corpus=self.corpus.hash, tower=tower)
-        task.retrieval.adopt(ExactIndex(embeddings, device=self.index_device))
-        self.version, self.tower, self.trained_step = version, manifest["tower"], manifest["trained_step"]
-        return manifest
-
-
-class Worker:
-    """The refresh process of a run: `python -m realm_train.refresh run=…`, which ends with this process."""
-
-    def __init__(self, run: Path, plan: RefreshPlan) -> None:
-        self.run = run
-        self.done = run / "snapshots" / "DONE"
-        self.done.unlink(missing_ok=True)
-        self.log_path = run / "refresh.log"
-        self._log: IO[str] = self.log_path.open("a", encoding="utf-8")
-        threads = {"OMP_NUM_THREADS": str(plan.threads), "MKL_NUM_THREADS": str(plan.threads)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "realm_train.refresh", f"run={run}", f"parent={os.getpid()}"],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **threads},
-        )
-        self._reported = False
-
-    def alive(self) -> bool:
-        """Whether it runs; says once, with the log's last lines, that it has died: training goes on with its index."""
-        if self.process.poll() is None:
-            return True
-        if self._reported:
-            return False
-        self._reported = True
-        lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
-        print(
-            f"index: the refresh process ended with code {self.process.returncode}; training goes on with the old"
-            f" index. Its last lines ({self.log_path}):\n  " + "\n  ".join(lines),
-            flush=True,
-        )
-        return False
-
-    def stop(self) -> None:
-        """Lets the worker end by itself, and ends it when it does not."""
-        self.done.parent.mkdir(parents=True, exist_ok=True)
-        self.done.touch()
-        try:
-            self.process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            self.process.terminate()
-            self.process.wait()
-        self._log.close()
-
-
-def passage_tensors(task: LightningModule) -> dict[str, torch.Tensor]:
-    """The weights that a refresh needs."""
-    return dict(task.realm.towers.passage.state_dict())
-
-
-def refresher(store: IndexStore, corpus: Corpus, dim: int, plan: RefreshPlan) -> Refresher:
-    """The refresher that the trainer uses inline and the worker in its own process."""
-    return Refresher(
-        store,
-        corpus_hash=corpus.hash,
-        count=corpus.count,
-        dim=dim,
-        dtype=plan.dtype,
-        shard_size=plan.shard_size,
-        keep=plan.keep,
-    )
+MODES = {"inline": Inline, "process": Beside, "job": Beside, "rolling": Rolling}

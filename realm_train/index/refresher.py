@@ -26,7 +26,7 @@ from realm_train.index import aside
 from realm_train.index.reuse import Reuse, find_reuse, remember_keys
 from realm_train.index.shards import Shards
 from realm_train.index.store import DTYPES, IndexStore
-from realm_train.ports import EncodePassages
+from realm_train.ports import EncodePassages, SearchStructure
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2  # between looks at what the other ranks have finished
@@ -52,6 +52,7 @@ class Refresher:
         patience_seconds: float = 600.0,
         keys: np.ndarray | None = None,
         reuse_from: Sequence[IndexStore] = (),
+        structure: SearchStructure | None = None,
     ) -> None:
         if count < 1 or dim < 1 or shard_size < 1 or keep < 1:
             raise BadInput(f"refresh: got {count=} {dim=} {shard_size=} {keep=}, expected each to be at least 1")
@@ -60,7 +61,7 @@ class Refresher:
         self.store = store
         self.corpus_hash, self.count, self.dim, self.dtype = corpus_hash, count, dim, dtype
         self.shard_size, self.keep, self.patience_seconds = shard_size, keep, patience_seconds
-        self.keys, self.reuse_from = keys, reuse_from
+        self.keys, self.reuse_from, self.structure = keys, reuse_from, structure
         self.shards = math.ceil(count / shard_size)  # of a refresh that reuses nothing
 
     def refresh(
@@ -73,12 +74,14 @@ class Refresher:
         on_shard: Callable[[int], None] | None = None,
         rank: int = 0,
         world: int = 1,
+        queries: np.ndarray | None = None,
     ) -> dict | None:
         """Publishes the corpus as `encode` sees it and returns the new version's manifest (None on ranks other than 0).
 
         `progress` gets this rank's finished passages and their total, `on_shard` each finished shard's number; what
-        either raises ends the refresh. Raises BadInput for vectors that are not finite or of a wrong shape, and for a
-        full disk; the last version stays, and finished shards are kept for the next attempt with the same weights."""
+        either raises ends the refresh; `queries` [Q, D] are questions to calibrate the search with. Raises BadInput for
+        vectors that are not finite or of a wrong shape, and for a full disk; the last version stays, and finished
+        shards are kept for the next attempt with the same weights."""
         started = time.monotonic()
         reuse = self._reuse(tower)
         ids = range(self.count) if reuse is None else reuse.missing()
@@ -104,6 +107,8 @@ class Refresher:
             corpus=self.corpus_hash,
             seconds=time.monotonic() - started,
             keep=self.keep,
+            structure=self.structure,
+            queries=queries,
             facts={
                 "reused": self.count - len(ids),
                 "encoded": len(ids),

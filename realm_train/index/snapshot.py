@@ -3,6 +3,7 @@
 snapshots/s000100/        published by rename
   manifest.json           step, hash of the tensors, time of writing
   weights.safetensors
+  queries.npy             questions as these weights embed them, where the search is calibrated with them
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from realm_train.errors import BadInput
@@ -30,6 +33,7 @@ class Snapshot:
     step: int
     tower: str
     tensors: dict[str, Tensor]
+    queries: np.ndarray | None = None
 
 
 def tower_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -42,7 +46,14 @@ def tower_hash(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def write_snapshot(root: str | Path, *, step: int, tensors: Mapping[str, Tensor], keep: int = 2) -> Path:
+def write_snapshot(
+    root: str | Path,
+    *,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    queries: Float[np.ndarray, "Q D"] | None = None,
+    keep: int = 2,
+) -> Path:
     """Publishes the weights as `root/s000100`, replacing another snapshot of this step, and keeps the newest `keep`.
     Raises BadInput when the disk is full; older snapshots stay."""
     from safetensors.torch import save
@@ -61,6 +72,8 @@ def write_snapshot(root: str | Path, *, step: int, tensors: Mapping[str, Tensor]
         # Copies, since tied weights share memory and safetensors refuses that.
         copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
         aside.write_synced(folder / "weights.safetensors", [save(copies)])
+        if queries is not None:
+            np.save(folder / "queries.npy", queries)
         aside.write_synced(folder / "manifest.json", [json.dumps(manifest, indent=2).encode()])
         if (target / "manifest.json").exists():
             aside.remove(target)
@@ -88,12 +101,13 @@ def read_snapshot(path: str | Path) -> Snapshot:
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         tensors = load_file(path / "weights.safetensors")
+        queries = np.load(path / "queries.npy", allow_pickle=False) if (path / "queries.npy").exists() else None
     except (OSError, ValueError, SafetensorError) as error:
         raise BadInput(f"{path}: cannot be read ({error}); take a newer snapshot of the weights") from error
     got = tower_hash(tensors)
     if manifest.get("tower") != got:
         raise BadInput(f"{path}: got weights with hash {got}, expected {manifest.get('tower')}; take a newer snapshot")
-    return Snapshot(step=manifest["step"], tower=got, tensors=tensors)
+    return Snapshot(step=manifest["step"], tower=got, tensors=tensors, queries=queries)
 
 
 def discard_snapshots_after(root: str | Path, step: int) -> list[Path]:

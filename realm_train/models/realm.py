@@ -23,6 +23,7 @@ class RealmOutput:
     log_prior: Float[Tensor, "B K"]
     log_likelihood: Float[Tensor, "B K M"]
     present: Bool[Tensor, "B K"]
+    vectors: Float[Tensor, "U D"]  # of the distinct passages
 
 
 class Realm(nn.Module):
@@ -52,9 +53,10 @@ class Realm(nn.Module):
             with torch.no_grad():
                 self.null_bias.fill_(score)
 
-    def score(self, queries: Float[Tensor, "B D"], candidates: Candidates) -> Float[Tensor, "B K"]:
-        """f(x,z) of every candidate, -inf where there is none."""
-        vectors = self.towers.passage(candidates.passages)
+    def score(
+        self, queries: Float[Tensor, "B D"], vectors: Float[Tensor, "U D"], candidates: Candidates
+    ) -> Float[Tensor, "B K"]:
+        """f(x,z) of every candidate, -inf where there is none; `vectors` are those of the distinct passages."""
         scores = self.towers.scores(queries, vectors[candidates.rows])
         if self.null_bias is not None:
             scores = torch.cat([self.null_bias.expand(len(scores), 1), scores[:, 1:]], dim=1)
@@ -85,10 +87,12 @@ class Realm(nn.Module):
     ) -> RealmOutput:
         """Scores, prior and likelihood of every candidate; `queries` are the questions' vectors if already computed."""
         queries = self.towers.query(batch.queries) if queries is None else queries
-        scores = self.score(queries, candidates)
+        vectors = self.towers.passage(candidates.passages)
+        scores = self.score(queries, vectors, candidates)
         return RealmOutput(
             scores=scores,
             log_prior=log_prior(scores),
             log_likelihood=self.read(batch, candidates),
             present=candidates.present,
+            vectors=vectors,
         )

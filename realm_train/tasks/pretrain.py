@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from realm_train.batch import Candidates, MaskedBatch
@@ -32,6 +32,8 @@ class PretrainTask(Task):
         super().__init__(optimization)
         self.realm, self.retrieval, self.per = realm, retrieval, per
         self._sums = HealthSums()
+        self.keep_vectors = False  # of the candidates, for an index that takes them back
+        self._kept: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: MaskedBatch, batch_idx: int) -> Tensor:
         """Minus the marginal log-likelihood, over the masks of all ranks and micro-batches of the step."""
@@ -43,6 +45,8 @@ class PretrainTask(Task):
         output = self.realm(batch, candidates, queries)
         log_p = self.log_marginal(output, batch)
         self._sums.add(output, candidates, batch, log_p.detach(), self.log_null(output, batch).detach())
+        if self.keep_vectors:
+            self._kept.append(candidates.of_passages(output.vectors.detach()))
         self.step_tokens = self._sums.tokens
         # DDP and gradient accumulation both average what must be one sum over one count
         masks = global_sum(batch.step_masks, self.device)
@@ -53,6 +57,12 @@ class PretrainTask(Task):
             return queries.detach()
         with evaluating(self.realm.towers.query):
             return self.realm.towers.query(batch.queries)
+
+    def kept_vectors(self) -> tuple[Int[Tensor, " N"], Float[Tensor, "N D"]]:
+        """Ids and vectors of the passages that were read since the last call, as training embedded them."""
+        kept, self._kept = self._kept, []
+        ids, vectors = zip(*kept, strict=True)
+        return torch.cat(ids), torch.cat(vectors)
 
     def log_marginal(self, output: RealmOutput, batch: MaskedBatch) -> Float[Tensor, " B"]:
         """log p(y|x) in nats, summed over each question's masks."""
@@ -79,10 +89,10 @@ class PretrainTask(Task):
             return candidates, self.realm(batch, candidates.to(self.device), queries)
 
     def configure_optimizers(self) -> dict:
-        """Two learning rates where `lr_retriever` is given; see `Optimization`."""
-        retriever = self.optimization.peak_retriever
-        groups = [(self.realm.towers, retriever), (self.realm.reader, self.optimization.lr), (self.realm, retriever)]
-        return self.optimization.configure(groups, precision=self.trainer.precision)
+        """The towers', the reader's and the learned null score's learning rates; see `Optimization`."""
+        rates, realm = self.optimization, self.realm
+        groups = [(realm.towers, rates.peak_retriever), (realm.reader, rates.lr), (realm, rates.lr_null)]
+        return rates.configure(groups, precision=self.trainer.precision)
 
 
 class HealthSums:

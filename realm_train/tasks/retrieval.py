@@ -40,11 +40,15 @@ class Retrieval:
             )
         self.index = index
 
-    def search(self, queries: Float[Tensor, "B D"], batch: MaskedBatch, k: int) -> Neighbours:
-        """The k best passages that are neither the source nor a copy of the masked sentence."""
-        if self.index is None:
+    def search(
+        self, queries: Float[Tensor, "B D"], batch: MaskedBatch, k: int, *, index: Index | None = None
+    ) -> Neighbours:
+        """The k best passages that are neither the source nor a copy of the masked sentence, by the adopted index or by
+        another one."""
+        index = self.index if index is None else index
+        if index is None:
             raise BadInput("retrieval: no index was adopted; build one before the first search")
-        found = self.index.search(queries.detach().float(), k + self.margin, exclude=batch.exclude)
+        found = index.search(queries.detach().float(), k + self.margin, exclude=batch.exclude)
         scores, ids = found.scores.cpu().clone(), found.ids.cpu().clone()
         for question, sentence in enumerate(_sentences(batch)):
             kept = 0

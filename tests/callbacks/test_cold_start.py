@@ -87,9 +87,9 @@ def cold_start(towns, tmp_path):
     sentences = MaskedSentences(towns, SalientMasking(), min_length=4, heldout_percent=50.0, heldout=True)
     heldout = HeldOut(tmp_path, towns, sentences.micro_batches(range(16), 8))
     task, index = Task(tower, Retrieval(towns)), ExactIndex(tower(towns.sequences(np.arange(towns.count), 96)))
-    task.trainer = trainer = FakeTrainer()
+    task.trainer = FakeTrainer()
     task.retrieval.adopt(index)
-    metrics = heldout.on_adopt(trainer, task, None, index)
+    metrics = heldout.examine(task, None, index)()
     callback = ColdStart(heldout, times_chance=2.0)
 
     def ask(recall=None, **settings):

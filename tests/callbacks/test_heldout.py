@@ -155,13 +155,13 @@ def test_the_sentences_are_the_same_every_time_and_never_trained_on(run, naive):
 def test_overlap_counts_shared_passages_and_of_an_index_with_itself_is_one(run, naive, words, train, monkeypatch):  # noqa: F811
     from realm_train.callbacks.heldout import HeldOut
 
-    measured, on_adopt = [], HeldOut.on_adopt
+    measured, examine = [], HeldOut.examine
 
-    def twice(self, trainer, task, old, new):
-        measured.append(on_adopt(self, trainer, task, new, new))
-        return on_adopt(self, trainer, task, old, new)
+    def twice(self, task, old, new):
+        measured.append(examine(self, task, new, new)())
+        return examine(self, task, old, new)
 
-    monkeypatch.setattr(HeldOut, "on_adopt", twice)
+    monkeypatch.setattr(HeldOut, "examine", twice)
     other = train("stages=[pretrain]", "pretrain.lr=1e-2")
     assert len(measured) == 3
     for metrics in measured:

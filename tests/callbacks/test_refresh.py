@@ -1,6 +1,7 @@
 """The index at step boundaries: what is adopted when, what a resumed run puts aside, whose threads encode."""
 
 import shutil
+import time
 
 import pytest
 import torch
@@ -31,18 +32,25 @@ def rewind(run, step):
 def test_an_inline_refresh_is_adopted_at_once_and_the_last_is_of_the_final_weights(train):  # noqa: F811
     run = train(*SIX)
     assert steps(run) == [0, 2, 4, 6]
-    assert [value for _, value in series(run, "pretrain", "index/age_steps") if isinstance(value, float)] == [
-        *(1.0, 0.0, 1.0, 0.0, 1.0, 2.0)
-    ]
+    ages = [event["index/age_steps"] for event in facts(run, "pretrain") if "retrieval/leaks" in event]
+    assert ages == [1.0, 0.0, 1.0, 0.0, 1.0, 2.0]
 
 
 def test_without_a_final_refresh_the_index_in_use_is_the_last(train):  # noqa: F811
     assert steps(train(*SIX, "refresh.final=false")) == [0, 2, 4]
 
 
-def test_only_the_newest_versions_are_kept(train):  # noqa: F811
-    run = train(*SIX, "refresh.keep=2")
-    assert IndexStore(run / "index").versions() == [2, 3] and steps(run) == [4, 6]
+def test_the_newest_versions_are_kept_and_those_that_checkpoints_were_trained_with(train):  # noqa: F811
+    run = train(*SIX, "refresh.keep=1")
+    assert [path.stem for path in sorted((run / "checkpoints" / "pretrain").glob("*.ckpt"))] == [
+        "step-000003",
+        "step-000006",
+    ]
+    assert IndexStore(run / "index").versions() == [1, 2, 3] and steps(run) == [2, 4, 6]
+    rewind(run, 3)
+    whole = facts(run, "pretrain")
+    train(*SIX, "refresh.keep=1", "ckpt_path=last")  # the version of that checkpoint is still there
+    assert facts(run, "pretrain") == whole
 
 
 def test_a_resumed_run_puts_aside_what_later_weights_left_and_ends_the_same(train, capsys):  # noqa: F811
@@ -79,7 +87,7 @@ class FakeWorker:
         self.run, self.plan, self.living, self.stopped = run, plan, True, False
         FakeWorker.last = self
 
-    def alive(self):
+    def tend(self, published):
         return self.living
 
     def stop(self):
@@ -97,7 +105,7 @@ class FakeWorker:
 @pytest.fixture
 def lent(monkeypatch, before_step):  # noqa: F811
     """The trainer's threads before each of eight steps, and what sets something else to happen before one of them."""
-    monkeypatch.setattr(refresh, "Worker", FakeWorker)
+    monkeypatch.setattr(refresh, "WorkerProcess", FakeWorker)
     torch.set_num_threads(1)  # really: two threads on a busy machine wait for each other
     told, counts = [1], []
     monkeypatch.setattr(torch, "set_num_threads", told.append)
@@ -120,7 +128,8 @@ PROCESS = ["stages=[pretrain]", "refresh=process", "refresh.every=3", "pretrain.
 
 def test_a_worker_on_the_cpu_borrows_threads_from_snapshot_to_adoption(train, lent):  # noqa: F811
     counts, watch = lent
-    watch(4, lambda: FakeWorker.last.publish())
+    watch(3, lambda: FakeWorker.last.publish())
+    watch(4, lambda: time.sleep(0.5))  # opened beside step 4, adopted after step 5
     run = train(*PROCESS, "refresh.final=false")
     assert counts == [2, 2, 2, 1, 1, 2, 1, 1] and torch.get_num_threads() == 2
     assert [value for _, value in series(run, "pretrain", "index/version")][-1] == 1

@@ -1,5 +1,8 @@
 import json
 import os
+import subprocess
+import sys
+import threading
 import time
 
 import numpy as np
@@ -8,6 +11,7 @@ import torch
 
 from realm_train.errors import BadInput
 from realm_train.index import worker
+from realm_train.index.heartbeat import Heartbeat
 from realm_train.index.refresher import Refresher
 from realm_train.index.snapshot import tower_hash, write_snapshot
 from realm_train.index.store import IndexStore
@@ -171,7 +175,7 @@ def test_training_that_ends_does_not_wait_for_the_refresh(run):
 def test_done_is_looked_at_first(run):
     run.write(100)
     run.follow(done=lambda: True)
-    assert run.steps() == [] and not run.heartbeat.exists()
+    assert run.steps() == [] and json.loads(run.heartbeat.read_text())["state"] == "ended"
 
 
 def test_the_heartbeat_says_who_is_doing_what(run):
@@ -186,12 +190,18 @@ def test_the_heartbeat_says_who_is_doing_what(run):
 
     before = time.time()
     run.write(100)
-    run.follow(done=after(8), make_encode=watching)
+    waiting = []
+
+    def done():
+        waiting.append(json.loads(run.heartbeat.read_text())["state"])
+        return waiting[-2:] == ["waiting", "waiting"]
+
+    run.follow(done=done, make_encode=watching)
     assert [(beat["state"], beat["step"], beat["shard"], beat["shards"]) for beat in beats] == [
         ("encoding", 100, shard, 3) for shard in range(3)
     ]
     last = json.loads(run.heartbeat.read_text())
-    assert last["state"] == "waiting" and last["pid"] == os.getpid() and before <= last["time"] <= time.time()
+    assert last["state"] == "ended" and last["pid"] == os.getpid() and before <= last["time"] <= time.time()
 
 
 def test_done_when_the_file_is_there_or_the_parent_is_gone(tmp_path):
@@ -201,3 +211,90 @@ def test_done_when_the_file_is_there_or_the_parent_is_gone(tmp_path):
     assert done()
     assert worker.done_when(tmp_path / "nothing", parent=-1)()
     assert not worker.done_when(tmp_path / "nothing")()
+
+
+def test_a_long_shard_does_not_silence_the_heartbeat(tmp_path):
+    path = tmp_path / "heartbeat.json"
+    with Heartbeat(path, seconds=0.01) as pulse:
+        pulse.say(state="encoding", shard=0)
+        seen = {path.read_text()}
+        until = time.monotonic() + 5
+        while len(seen) < 5 and time.monotonic() < until:
+            seen.add(path.read_text())
+    assert len(seen) == 5 and {json.loads(beat)["shard"] for beat in seen} == {0}
+
+
+def test_a_silent_trainer_is_noticed_whatever_the_clocks_say(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(worker.time, "monotonic", lambda: now[0])
+    trainer = tmp_path / "trainer.json"
+    done = worker.done_when(tmp_path / "DONE", trainer=trainer, patience_seconds=60.0)
+    now[0] += 59
+    trainer.write_text('{"time": 5000}')
+    assert not done()
+    now[0] += 59
+    trainer.write_text('{"time": -5000}')  # its clock has jumped back: a sign of life all the same
+    assert not done()
+    now[0] += 61
+    assert done()
+
+
+def test_two_workers_on_one_run_are_told_apart(tmp_path):
+    lock = tmp_path / "worker.lock"
+    refused = pytest.raises(BadInput, match=f"another worker .*{os.getpid()}")
+    with worker.alone(lock), refused, worker.alone(lock, wait_seconds=0.0):
+        raise AssertionError("both hold the lock")
+    with worker.alone(lock, wait_seconds=0.0):
+        pass
+
+
+def test_a_killed_worker_leaves_no_lock_behind(tmp_path):
+    hold = f"with alone({str(tmp_path / 'lock')!r}):\n print(1, flush=True); input()"
+    hold = f"from realm_train.index.worker import alone\n{hold}"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.read(1) == b"1"
+        with pytest.raises(BadInput), worker.alone(tmp_path / "lock", wait_seconds=0.0):
+            pass
+        holder.kill()
+    with worker.alone(tmp_path / "lock", wait_seconds=0.0):
+        pass
+
+
+def test_ranks_share_the_shards_of_the_snapshot_that_rank_0_has_chosen(run):
+    asked = {0: [], 1: []}
+
+    def counting(rank):
+        def make(tensors):
+            def encode(ids):
+                asked[rank].append(int(ids[0]))
+                return make_encode(tensors)(ids)
+
+            return encode
+
+        return make
+
+    def follow(rank):
+        worker.follow(
+            run.snapshots,
+            run.refresher,
+            counting(rank),
+            poll_seconds=0.01,
+            done=lambda: run.steps() == [100, 200],
+            heartbeat=run.heartbeat.with_name(f"heartbeat-{rank}"),
+            rank=rank,
+            world=2,
+        )
+
+    run.write(100)
+    helper = threading.Thread(target=follow, args=(1,))
+    leader = threading.Thread(target=follow, args=(0,))
+    helper.start()
+    leader.start()
+    until = time.monotonic() + 20
+    while run.steps() != [100] and time.monotonic() < until:
+        time.sleep(0.01)
+    run.write(200)
+    for thread in (helper, leader):
+        thread.join(timeout=20)
+    assert run.steps() == [100, 200] and asked == {0: [0, 16, 0, 16], 1: [8, 8]}
+    np.testing.assert_array_equal(run.store.load(1, corpus="c")[1], table(200).numpy())

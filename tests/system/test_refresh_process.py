@@ -45,12 +45,12 @@ def workers(monkeypatch):
     """The refresh processes that runs of this test start."""
     started = []
 
-    class Watched(refresh.Worker):
-        def __init__(self, run, plan):
-            super().__init__(run, plan)
-            started.append(self.process)
+    class Watched(refresh.WorkerProcess):
+        def _start(self):
+            started.append(super()._start())
+            return started[-1]
 
-    monkeypatch.setattr(refresh, "Worker", Watched)
+    monkeypatch.setattr(refresh, "WorkerProcess", Watched)
     return started
 
 
@@ -71,8 +71,9 @@ def test_versions_are_published_beside_training_and_adopted_between_steps(
     train, overrides, workers, before_step, spans_folder, tmp_path
 ):
     store = IndexStore(tmp_path / "run" / "index")
-    before_step[4] = lambda: wait(lambda: store.latest() == 1, "version 1")
-    before_step[7] = lambda: wait(lambda: store.latest() == 2, "version 2")
+    for step, version in ((3, 1), (7, 2)):  # published before this step, opened beside it, adopted after the next
+        before_step[step] = lambda version=version: wait(lambda: store.latest() == version, f"version {version}")
+        before_step[step + 1] = lambda: time.sleep(0.5)
     run = train(*PROCESS, "refresh.dtype=float32", "pretrain.steps=9")
     assert [(v, store.manifest(v)["trained_step"]) for v in store.versions()] == [(0, 0), (1, 3), (2, 6), (3, 9)]
     versions, ages = dict(series(run, "pretrain", "index/version")), dict(series(run, "pretrain", "index/age_steps"))
