@@ -108,9 +108,9 @@ class Exam:
 def recall_at(found: Neighbours, truth: Neighbours, k: int) -> float:
     """The share of the k best that was found. A passage that ties with the k-th counts as well as the k-th."""
     last = truth.scores[:, :k].masked_fill(truth.scores[:, :k] == -torch.inf, torch.inf).amin(dim=1, keepdim=True)
-    hits = (found.scores[:, :k] >= last).sum()
-    there = (truth.scores[:, :k] > -torch.inf).sum()
-    return float(hits / there) if there else 1.0
+    hits = int((found.scores[:, :k] >= last).sum())
+    there = int((truth.scores[:, :k] > -torch.inf).sum())
+    return hits / there if there else 1.0
 
 
 def _least_effort(exam: Exam, *, widest: int, target: float) -> Effort:
@@ -121,10 +121,9 @@ def _least_effort(exam: Exam, *, widest: int, target: float) -> Effort:
         fetch *= 2
     if exam.mark(Effort(widest, fetch)) < target:
         return max(exam.curve, key=lambda effort: (exam.curve[effort], -effort.fetch))
-    high = 1
+    low, high = 0, 1
     while high < widest and exam.mark(Effort(high, fetch)) < target:
-        high = min(2 * high, widest)
-    low = high // 2
+        low, high = high, min(2 * high, widest)
     while high - low > max(1, high // PRECISION):
         middle = (low + high) // 2
         low, high = (low, middle) if exam.mark(Effort(middle, fetch)) >= target else (middle, high)
