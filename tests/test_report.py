@@ -9,6 +9,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_run import SENTENCES, fake_run
 from rich.console import Console
@@ -18,7 +19,7 @@ from realm_train.evaluation.chart import Line, apart, chart, smooth, thinned, ti
 from realm_train.evaluation.comparison import compare
 from realm_train.evaluation.run import read_run
 from realm_train.evaluation.sentences import blanked, find, highlighted, posterior
-from realm_train.evaluation.summary import summarise, utility_error, verdict
+from realm_train.evaluation.summary import rise_error, summarise, utility_error, verdict
 from realm_train.report import write_comparison, write_report
 
 VOID = {"meta", "br"}
@@ -292,3 +293,21 @@ def test_a_chart_maps_the_largest_value_highest_and_nothing_to_nothing():
     assert [x for x, _ in places] == sorted(x for x, _ in places)
     assert places[1][1] < places[2][1] < places[0][1], "up is more"
     assert places[2][1] == pytest.approx((places[0][1] + places[1][1]) / 2, abs=0.1)
+
+
+def test_what_rose_is_judged_sentence_by_sentence():
+    rng = np.random.default_rng(0)
+    hard, masks = rng.normal(size=400), rng.integers(1, 4, size=400)
+    gain, null = 0.3 * masks + 0.1 * rng.normal(size=400), 5 * masks
+    before, after = (
+        {
+            "loss_by_example": (null - hard - g).tolist(),
+            "loss_null_by_example": (1.0 * null).tolist(),
+            "masks_by_example": masks.tolist(),
+        }
+        for g in (0 * gain, gain)
+    )
+    draws = rng.integers(400, size=(2000, 400))
+    bootstrap = np.std(gain[draws].sum(1) / masks[draws].sum(1))
+    assert rise_error(before, after) == pytest.approx(bootstrap, rel=0.1)
+    assert utility_error(after) > 5 * rise_error(before, after)  # what makes a sentence easy or hard is in both

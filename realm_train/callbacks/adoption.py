@@ -19,7 +19,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from realm_train.callbacks.agreement import Agreement
 from realm_train.callbacks.display import log
 from realm_train.callbacks.heldout import HeldOut
-from realm_train.callbacks.loading import READY, Background
+from realm_train.callbacks.loading import UNDER_WAY, Background
 from realm_train.callbacks.refresh_plan import RefreshPlan
 from realm_train.callbacks.written import Written
 from realm_train.data.corpus import Corpus
@@ -82,7 +82,7 @@ class Adoption(Callback):
 
     def _pin(self, trainer: Trainer) -> None:
         """Keeps the versions of all checkpoints that are there, however many are published in between."""
-        saved = {path.stem for path in (self.run / "checkpoints").glob("*/step-*.ckpt")}
+        saved = {path.stem for path in Path(trainer.checkpoint_callback.dirpath).glob("step-*.ckpt")}
         now = f"step-{trainer.global_step:06d}"
         self.store.pin({now: self.version}, spare=saved | {now})
 
@@ -205,7 +205,7 @@ class Adoption(Callback):
         self._report_examined(trainer, wait=index.collective or self.written is not None)
 
     def _report_examined(self, trainer: Trainer, *, wait: bool) -> None:
-        if self._examining is not None and (wait or self._examining[1].state() == READY):
+        if self._examining is not None and (wait or self._examining[1].state() != UNDER_WAY):
             (metrics, work), self._examining = self._examining, None
             log(trainer, {**metrics, **work.result()})
 

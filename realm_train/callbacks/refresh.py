@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 
 from realm_train.callbacks.adoption import Adoption, passage_tensors
-from realm_train.callbacks.loading import REFUSED, UNDER_WAY, Loading
+from realm_train.callbacks.loading import REFUSED, UNDER_WAY, Background, Loading
 from realm_train.callbacks.worker_process import WorkerProcess
 from realm_train.errors import BadInput
 from realm_train.index.aside import write_json
@@ -53,7 +53,7 @@ class Rolling(Adoption):
         return np.array_split(np.arange(start, end), self.ranks.world)[self.ranks.rank]
 
     def oldest_step(self) -> int:
-        return int(np.where(self.written.steps < 0, self.trained_step, self.written.steps).min())
+        return max(self.trained_step, self._boundary - self.plan.every + 1)
 
 
 class Beside(Adoption):
@@ -65,6 +65,7 @@ class Beside(Adoption):
     def __init__(self, *args: object, **settings: object) -> None:
         super().__init__(*args, **settings)
         self._asked: int | None = None  # the step of the last snapshot
+        self._writing: Background | None = None  # the last snapshot on its way to the disk
         self._worker: WorkerProcess | None = None
         self._loading: Loading | None = None
         self._refused: set[int] = set()
@@ -77,6 +78,10 @@ class Beside(Adoption):
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
         self._asked = state_dict["asked"]
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
+        self._wait_for_snapshot()  # a resumed run finds every snapshot that its checkpoint knows of
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
 
     def start(self, trainer: Trainer, task: LightningModule) -> None:
         if self.ranks.rank == 0:
@@ -104,6 +109,8 @@ class Beside(Adoption):
 
     def stop(self, *, finished: bool) -> None:
         self._take_threads_back()
+        if finished:
+            self._wait_for_snapshot()
         if self._worker is not None or (finished and self.ranks.rank == 0):
             self.snapshots.mkdir(parents=True, exist_ok=True)
             (self.snapshots / "DONE").touch()
@@ -124,11 +131,29 @@ class Beside(Adoption):
             write_json(self.snapshots / "trainer.json", state)
 
     def _snapshot(self, task: LightningModule, step: int) -> None:
+        """Copies the tower's weights; a thread writes them to disk while training goes on."""
         if self.ranks.rank == 0:
-            tensors = {name: tensor.detach().cpu() for name, tensor in passage_tensors(task).items()}
-            write_snapshot(self.snapshots, step=step, tensors=tensors, queries=self.questions(task))
+            self._wait_for_snapshot()
+            tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in passage_tensors(task).items()}
+            queries = self.questions(task)
+            self._writing = Background(
+                lambda: write_snapshot(self.snapshots, step=step, tensors=tensors, queries=queries)
+            )
         self._asked = step
         self._lend_threads(task)
+
+    def _wait_for_snapshot(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            try:
+                writing.result()
+            except BadInput as error:
+                if self.plan.adopt_lag is not None:
+                    raise  # the version that is waited for would never come
+                print(
+                    f"index: no snapshot of step {self._asked}, training goes on with the old index: {error}",
+                    flush=True,
+                )
 
     def _adopt_newest(self, trainer: Trainer, task: LightningModule) -> None:
         """Swaps to the version that rank 0 names, once every rank has opened it."""

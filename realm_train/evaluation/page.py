@@ -66,8 +66,12 @@ def tiles(report: Mapping[str, Any]) -> Iterator[str]:
         )
     recall = realm.get("recall@5", {})
     if recall.get("end") is not None:
+        exact = index.get("recall", 1.0)
+        how = "" if exact == 1.0 else f"; the search found {exact:.0%} of what exact search finds"
         yield tile(
-            arrow(recall["start"], recall["end"], "%"), "answer in the top 5", "held-out sentences, before → after"
+            arrow(recall["start"], recall["end"], "%"),
+            "answer in the top 5",
+            f"held-out sentences, before → after{how}",
         )
     if "accuracy" in ict:
         yield tile(f"{ict['accuracy']:.0%}", "ICT accuracy", f"warm start, {ict['accuracy_on']}")

@@ -43,15 +43,32 @@ def seconds(run: Run) -> dict[str, Number]:
 
 def utility_error(record: dict[str, Any]) -> Number | None:
     """Standard error of a held-out evaluation's utility in nats a mask, over its sentences; None where it cannot be
-    told. Utility is a ratio of sums, sum(gain) / sum(masks), so its error is that of gain - utility * masks."""
+    told."""
+    gains = _gains(record)
+    return None if gains is None else _ratio_error(gains, record.get("masks_by_example"))
+
+
+def rise_error(first: dict[str, Any], last: dict[str, Any]) -> Number | None:
+    """Standard error of what utility rose by between two evaluations of the same sentences, sentence by sentence."""
+    before, after = _gains(first), _gains(last)
+    if before is None or after is None or len(before) != len(after):
+        return None
+    return _ratio_error([b - a for a, b in zip(before, after, strict=True)], last.get("masks_by_example"))
+
+
+def _gains(record: dict[str, Any]) -> list[Number] | None:
+    """What retrieval gives each sentence, in nats."""
     loss, null = record.get("loss_by_example"), record.get("loss_null_by_example")
     if not loss or not null or len(loss) < 2 or len(loss) != len(null):
         return None
-    masks = record.get("masks_by_example") or [1] * len(loss)
-    gains = [b - a for a, b in zip(loss, null, strict=True)]
-    utility = sum(gains) / sum(masks)
-    squares = sum((gain - utility * count) ** 2 for gain, count in zip(gains, masks, strict=True))
-    n = len(gains)
+    return [b - a for a, b in zip(loss, null, strict=True)]
+
+
+def _ratio_error(gains: Sequence[Number], masks: Sequence[int] | None) -> Number:
+    """Standard error of sum(gains) / sum(masks): that of gain - ratio * masks."""
+    masks = masks or [1] * len(gains)
+    ratio, n = sum(gains) / sum(masks), len(gains)
+    squares = sum((gain - ratio * count) ** 2 for gain, count in zip(gains, masks, strict=True))
     return math.sqrt(squares * n / (n - 1)) / sum(masks)
 
 
@@ -62,6 +79,7 @@ def verdict(run: Run) -> tuple[str, str]:
     first, last = run.heldout[0]["metrics"], run.heldout[-1]["metrics"]
     start, end = first["utility"], last["utility"]
     error = utility_error(run.heldout[-1]) or 0.0
+    rise = rise_error(run.heldout[0], run.heldout[-1]) or 0.0
     if not all(map(math.isfinite, (start, end, last["loss"], last["loss_null"]))):
         return "nothing", "It broke: a held-out loss is not a number any more."
     if last["loss"] >= last["loss_null"] or end <= 0:
@@ -74,7 +92,7 @@ def verdict(run: Run) -> tuple[str, str]:
             f"The retriever learnt nothing that helps: what retrieval gives the reader went from {signed(start)} to"
             f" {signed(end)} nats a hidden word piece."
         )
-    if end - start <= 2 * error or end <= 2 * error:
+    if end - start <= 2 * rise or end <= 2 * error:
         return "unclear", (
             f"No clear gain: retrieval gives the reader {signed(end)} ± {error:.2f} nats a hidden word piece"
             f" ({signed(start)} before training), which could be chance."
@@ -112,6 +130,9 @@ def _realm(run: Run) -> dict[str, Any]:
             found[f"utility_{when}_error"] = utility_error(record)
             for k in (1, 5, 20):
                 found.setdefault(f"recall@{k}", {})[when] = metrics.get(f"recall@{k}")
+    if len(run.heldout) > 1:
+        found["utility_rise"] = found["utility_end"] - found["utility_start"]
+        found["utility_rise_error"] = rise_error(run.heldout[0], run.heldout[-1])
     if run.heldout:
         found["sentences"] = len(run.heldout[-1].get("loss_by_example", [])) or None
         found["step"] = run.heldout[-1]["step"]
@@ -128,6 +149,7 @@ def _index(run: Run) -> dict[str, Any]:
         "max_age_steps": int(max(ages)) if ages else None,
         "mean_age_steps": sum(ages) / len(ages) if ages else None,
         "refresh_seconds": _mean(refreshes),
+        "recall": min((recall for _, recall in run.curve("pretrain", "index/recall")), default=None),
         **{f"overlap@{k}": curve[-1][1] for k, curve in overlap.items() if curve},
     }
 

@@ -94,7 +94,9 @@ class FakeWorker:
         self.stopped = True
 
     def publish(self):
-        snapshot = read_snapshot(latest_snapshot(self.run / "snapshots"))
+        while (path := latest_snapshot(self.run / "snapshots")) is None:  # it is on its way to the disk
+            time.sleep(0.01)
+        snapshot = read_snapshot(path)
         store = IndexStore(self.run / "index")
         manifest = store.manifest(0)
         vectors = store.load(0, corpus=manifest["corpus"])[1].copy()
