@@ -20,7 +20,7 @@ from realm_train.data.corpus import Corpus
 from realm_train.errors import BadInput
 from realm_train.index.store import IndexStore
 from realm_train.index.worker import alone, done_when, follow
-from realm_train.once import refresh_once
+from realm_train.once import refresh_once, summary
 from realm_train.ports import EncodePassages
 from realm_train.tasks.encode import passage_encoder
 from realm_train.train import build_towers, chosen_precision
@@ -32,8 +32,7 @@ def main(cfg: DictConfig) -> None:
     read from the run's own config.yaml."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if cfg.once:
-        manifest, folder = refresh_once(run=cfg.run, corpus=cfg.corpus, device=cfg.device, threads=cfg.threads)
-        print(f"{folder}: {manifest['count']:,} passages, {manifest.get('reused', 0):,} of them reused")
+        print(summary(*refresh_once(run=cfg.run, corpus=cfg.corpus, device=cfg.device, threads=cfg.threads)))
     elif cfg.corpus is not None:
         raise BadInput("corpus: a run in training has its own; with once=true, another one can be encoded")
     else:

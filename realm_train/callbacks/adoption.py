@@ -24,10 +24,11 @@ from realm_train.callbacks.refresh_plan import RefreshPlan
 from realm_train.callbacks.written import Written
 from realm_train.data.corpus import Corpus
 from realm_train.errors import BadInput
+from realm_train.index.exact import ExactIndex
 from realm_train.index.refresher import Refresher
 from realm_train.index.snapshot import discard_snapshots_after, tower_hash
 from realm_train.index.store import IndexStore
-from realm_train.ports import Index, SearchStructure, WritableIndex
+from realm_train.ports import Index, SearchStructure
 from realm_train.tasks.encode import passage_encoder
 
 
@@ -106,7 +107,7 @@ class Adoption(Callback):
 
     def _start_writing(self, task: LightningModule) -> None:
         index = task.retrieval.index
-        if not isinstance(index, WritableIndex):
+        if not isinstance(index, ExactIndex):  # which can also be read row by row, for what is carried over and saved
             raise BadInput(
                 f"refresh: mode={self.plan.mode} write_back={self.plan.write_back} puts vectors into the index one by"
                 f" one, which index={self.structure.kind} cannot do; take index=exact, or another refresh"
