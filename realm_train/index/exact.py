@@ -26,6 +26,7 @@ from realm_train.index.rescoring import rescored
 DTYPES = ("float32", "float16", "bfloat16")
 BLOCK = 32  # columns whose maximum stands for them while a row is narrowed down
 SPARE = 4  # more candidates than asked for: what the product's rounding put just below the last place is judged again
+LOADED = 8192  # passages copied and looked over at once while loading: what that takes is little beside any index
 QUERY_ROWS = 256  # questions scored at once: the score buffer holds QUERY_ROWS x chunk numbers
 
 
@@ -53,7 +54,7 @@ class ExactIndex:
             raise BadInput(f"index: got chunk={chunk}, expected at least 1 passage")
         self.count, self.dim = map(int, embeddings.shape)
         self.chunk = chunk
-        self.vectors = _stored(embeddings, device=torch.device(device), dtype=dtype, chunk=chunk)
+        self.vectors = _stored(embeddings, device=torch.device(device), dtype=dtype)
         self._read_only = isinstance(embeddings, np.ndarray) and not embeddings.flags.writeable
 
     @torch.no_grad()
@@ -166,16 +167,14 @@ def _padded(columns: int) -> int:
     return -(-columns // BLOCK) * BLOCK
 
 
-def _stored(
-    embeddings: Tensor | np.ndarray, *, device: torch.device, dtype: torch.dtype, chunk: int
-) -> Float[Tensor, "N D"]:
+def _stored(embeddings: Tensor | np.ndarray, *, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "N D"]:
     source = embeddings.detach() if isinstance(embeddings, Tensor) else as_tensor(embeddings)
     shared = source.device == device and source.dtype == dtype
     vectors = source if shared else torch.empty(source.shape, dtype=dtype, device=device)
-    for start in range(0, len(source), chunk):
-        part = vectors[start : start + chunk]
+    for start in range(0, len(source), LOADED):
+        part = vectors[start : start + LOADED]
         if not shared:
-            part.copy_(source[start : start + chunk])
+            part.copy_(source[start : start + LOADED])
         if not part.isfinite().all():
             raise BadInput(
                 f"index: NaN or infinite numbers among passages {start} to {start + len(part) - 1} as {dtype};"
@@ -185,7 +184,9 @@ def _stored(
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """The same memory as a tensor; a read-only map is fine, since nothing here writes."""
+    """The same memory as a tensor; of a read-only map too, to which nothing may be written."""
+    if array.flags.writeable:
+        return torch.from_numpy(array)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import TypeCheckError
 
 from realm_train.errors import BadInput
+from realm_train.index import exact
 from realm_train.index.exact import BLOCK, ExactIndex, best_columns
 
 
@@ -70,11 +71,12 @@ def test_another_dtype_is_a_copy_of_that_size():
     assert index.vectors.dtype == torch.float16 and index.vectors.untyped_storage().nbytes() == 10 * 4 * 2
 
 
-def test_refuses_vectors_that_are_not_finite_and_says_which():
-    vectors = torch.ones(10, 2)
+def test_refuses_vectors_that_are_not_finite_and_says_which(monkeypatch):
+    monkeypatch.setattr(exact, "LOADED", 5)
+    vectors = torch.ones(12, 2)
     vectors[7, 1] = torch.nan
     with pytest.raises(BadInput, match="passages 5 to 9"):
-        ExactIndex(vectors, chunk=5)
+        ExactIndex(vectors)
 
 
 def test_refuses_numbers_too_large_for_the_dtype():
