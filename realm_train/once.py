@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -111,6 +112,7 @@ def refresher_of(run: Path, cfg: DictConfig, corpus: Corpus, *, own: Corpus | No
         keep=len(store.versions()) + 1 if is_own else cfg.refresh.keep,  # a checkpoint may need any of its own
         keys=corpus.passage_keys,
         reuse_from=[IndexStore(folder) for folder in sorted(run.glob("index*")) if folder != store.root],
+        structure=instantiate(cfg.index) if "index" in cfg else None,
     )
 
 
