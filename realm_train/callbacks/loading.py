@@ -35,7 +35,8 @@ class Background(Generic[T]):
 
 
 class Loading(Background[T]):
-    """A version being opened; a rank that sees it late on the shared file system looks for it for `visible_seconds`."""
+    """A version being opened; a rank that sees it late on the shared file system looks for it for `visible_seconds`,
+    or until it is told to `give_up`."""
 
     def __init__(
         self,
@@ -46,11 +47,16 @@ class Loading(Background[T]):
         visible_seconds: float = 600.0,
     ) -> None:
         self.version = version
+        self._given_up = False
 
         def work() -> T:
             until = time.monotonic() + visible_seconds
-            while not there() and time.monotonic() < until:
+            while not there() and not self._given_up and time.monotonic() < until:
                 time.sleep(0.1)
             return open(version)
 
         super().__init__(work)
+
+    def give_up(self) -> None:
+        """Nobody wants it any more: a process that ends need not wait until it comes."""
+        self._given_up = True

@@ -1,7 +1,7 @@
 """A refresh: the whole corpus through one snapshot of the passage tower, shard by shard, then published.
 
     index/.work-<tower>-<step>-<plan>/   where a killed refresh goes on from
-      shard-00003.npy                    written aside and renamed: whole, or not there
+      shard-00003.npy                    written aside and renamed: whole, or not there; ends with its own SHA-256
 
 It knows embeddings, not models. No collective is open while it works: several ranks share nothing but this folder.
 Passages that a published version of the same tower holds are not encoded again (realm_train.index.reuse): their rows

@@ -6,6 +6,7 @@ index/
     embeddings.npy  [count, dim]; row i is passage i
     …               what the search structure needs, if it is not exact search
   discarded-v000124-…/   versions from beyond the step that training was resumed at; no longer seen
+  refused-v000124-…/     versions that training would not adopt; no longer seen, and made again under another number
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ class IndexStore:
         """The newest version, or None before the first."""
         return max(self.versions(), default=None)
 
-    def latest_step(self) -> int | None:
-        """The step whose weights made the newest version, or None before the first."""
-        version = self.latest()
-        return None if version is None else self.manifest(version)["trained_step"]
+    def latest_step(self, corpus: str | None = None) -> int | None:
+        """The step whose weights made the newest version (of this corpus), or None before the first; what is damaged
+        is passed over, and so made again."""
+        return next((trained for _, trained in self._steps(corpus)), None)
 
     def folder(self, version: int) -> Path:
         """Where a version lives."""
@@ -101,39 +102,44 @@ class IndexStore:
         self._prune(keep)
         return version
 
-    def of_step(self, step: int) -> int | None:
-        """The version made from the weights after `step` steps, if it is published."""
-        return next((version for version, trained in self._steps() if trained == step), None)
-
     def trained_since(self, step: int, *, besides: Container[int] = ()) -> int | None:
         """The newest version of weights after `step` steps or more, none of `besides`."""
         return next((version for version, trained in self._steps() if trained >= step and version not in besides), None)
 
-    def _steps(self) -> Iterator[tuple[int, int]]:
+    def _steps(self, corpus: str | None = None) -> Iterator[tuple[int, int]]:
         """(version, trained step), newest first; what is damaged, or being pruned, is passed over."""
         for version in reversed(self.versions()):
             with contextlib.suppress(BadInput):
-                yield version, self.manifest(version)["trained_step"]
+                manifest = self.manifest(version)
+                if corpus in (None, manifest["corpus"]):
+                    yield version, manifest["trained_step"]
 
     def pin(self, pins: Mapping[str, int], *, spare: Container[str] | None = None) -> None:
         """Keeps versions from being pruned, by a name each: the one in use, those of checkpoints. With `spare`, earlier
         names that are not in it are let go. One process pins, others may publish."""
-        path = self.root / "pins.json"
-        kept = aside.read_json(path) or {}
+        kept = self._pins()
         if spare is not None:
             kept = {name: version for name, version in kept.items() if name in spare or not name.startswith("step-")}
-        aside.write_json(path, {**kept, **pins})
+        aside.write_json(self.root / "pins.json", {**kept, **pins})
+
+    def _pins(self) -> dict[str, int]:
+        """The versions to keep by their names; all of them, if that can no longer be read."""
+        path = self.root / "pins.json"
+        pins = aside.read_json(path)
+        if isinstance(pins, dict):
+            return pins
+        return {f"unknown-{version}": version for version in self.versions()} if path.exists() else {}
 
     def _prune(self, keep: int) -> None:
-        pinned = set((aside.read_json(self.root / "pins.json") or {}).values())
+        pinned = set(self._pins().values())
         for old in set(self.versions()[:-keep]) - pinned:
             with contextlib.suppress(BadInput):  # what is not surely a version of ours stays
                 self.manifest(old)
                 aside.remove(self.folder(old))
 
     def _publish_next(self, folder: Path, manifest: dict) -> int:
-        latest = self.latest()
-        version = 0 if latest is None else latest + 1
+        refused = (re.match(r"refused-v(\d{6,})-", path.name) for path in self.root.glob("refused-v*"))
+        version = max([*self.versions(), *(int(name[1]) for name in refused if name)], default=-1) + 1
         while True:
             text = json.dumps({"version": version, **manifest}, indent=2)
             aside.write_synced(folder / "manifest.json", [text.encode()])
@@ -227,13 +233,20 @@ class IndexStore:
     def discard_after(self, step: int) -> list[Path]:
         """Renames versions trained beyond `step`, where training resumes, out of sight, and returns their new places;
         the next version takes their numbers again, as it would have without the interruption."""
-        discarded = []
-        for version in self.versions():
-            if self.manifest(version)["trained_step"] > step:
-                folder = self.folder(version)
-                target = self.root / f"discarded-{folder.name}-{uuid.uuid4().hex[:8]}"
-                discarded.append(folder.rename(target))
-        return discarded
+        beyond = [version for version, trained in self._steps() if trained > step]
+        return [place for version in reversed(beyond) if (place := self._put_aside(version, "discarded"))]
+
+    def refuse(self, version: int) -> Path | None:
+        """Renames a version that must not be adopted out of sight, so that a refresh makes it again, and returns its
+        new place; None if it is gone. Its number is not used again: a reader that is late cannot mistake it."""
+        return self._put_aside(version, "refused")
+
+    def _put_aside(self, version: int, why: str) -> Path | None:
+        folder = self.folder(version)
+        try:
+            return folder.rename(self.root / f"{why}-{folder.name}-{uuid.uuid4().hex[:8]}")
+        except FileNotFoundError:
+            return None
 
 
 def _npy_bytes(embeddings: Iterable[np.ndarray], *, count: int, dim: int, dtype: str) -> Iterator[bytes | memoryview]:

@@ -128,7 +128,8 @@ class News:
         """Rank 0: the newest snapshot beyond the last version; others: the one that rank 0 has begun with."""
         if self.rank:
             return self._to_help_with()
-        path = latest_snapshot(self.snapshots, newer_than=self.refresher.store.latest_step())
+        published = self.refresher.store.latest_step(self.refresher.corpus_hash)
+        path = latest_snapshot(self.snapshots, newer_than=published)
         snapshot = None if path is None else _read(path)
         if snapshot is not None:
             write_json(self.chosen, {"step": snapshot.step, "tower": snapshot.tower, "begun": time.time_ns()})
