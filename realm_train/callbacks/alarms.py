@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from statistics import pstdev
 
 SOON, LATE = 20, 100  # values behind a red line, and behind calling the retriever dead
 NULL_WINS, COLLAPSED, FLAT = 0.95, 0.02, 1e-3  # p(null), entropy in nats, spread of scores
@@ -24,8 +25,12 @@ def alarms(recent: Mapping[str, Sequence[float]]) -> dict[str, str]:
         found["loss"] = f"the loss is {loss[0]}"
     if (p_null := _mean(recent, "retrieval/p_null", SOON)) is not None and p_null > NULL_WINS:
         found["retrieval/p_null"] = f"p(null) {p_null:.2f}: the reader ignores what is retrieved"
-    if (utility := _mean(recent, "retrieval/utility", 50)) is not None and utility < 0:
-        found["retrieval/utility"] = f"utility {utility:+.3f} over 50 steps: passages harm more than they help"
+    if (utility := _mean(recent, "retrieval/utility", 50)) is not None:
+        error = pstdev(_last(recent, "retrieval/utility", 50)) / math.sqrt(50)
+        if utility < -2 * error:
+            found["retrieval/utility"] = (
+                f"utility {utility:+.3f} ± {error:.3f} over 50 steps: passages harm more than they help"
+            )
     if (entropy := _mean(recent, "retrieval/entropy", SOON)) is not None and entropy < COLLAPSED:
         found["retrieval/entropy"] = f"entropy {entropy:.3f}: one passage takes all of p(z|x)"
     if (leaks := sum(filter(math.isfinite, recent.get("retrieval/leaks", ())))) > 0:

@@ -163,6 +163,8 @@ def test_a_rare_metric_counts_only_when_it_changes():
         ("retrieval/p_null", [0.99] * 19, False),
         ("retrieval/utility", [-0.01] * 50, True),
         ("retrieval/utility", [-0.01] * 49, False),
+        ("retrieval/utility", [-0.21, 0.19] * 25, False),  # no more than chance
+        ("retrieval/utility", [-0.26, 0.14] * 25, True),
         ("retrieval/utility", [0.01] * 50, False),
         ("retrieval/entropy", [0.0] * 20, True),
         ("retrieval/entropy", [0.5] * 20, False),
