@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Literal
+from typing import Any, Literal
 
 from realm_train.evaluation.run import Number
 
@@ -22,12 +22,13 @@ MOST_POINTS, MOST_HOVERS = 400, 48
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: `faint` is noise behind a smoothed one (unlabelled), `dots` are few measurements, joined."""
+    """One curve: `faint` is noise behind a smoothed one (unlabelled), `dots` are few measurements, joined; with
+    `dashes` it differs from another of its colour."""
 
     name: str
     points: Sequence[Point]
     colour: int = 1
-    kind: Literal["line", "faint", "dots"] = "line"
+    kind: Literal["line", "faint", "dots", "dashes"] = "line"
 
 
 def smooth(points: Sequence[Point], share: float = 0.06) -> list[Point]:
@@ -54,11 +55,19 @@ def ticks(low: Number, high: Number, count: int = 5) -> list[float]:
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
-def chart(
-    title: str,
+def chart(title: str, lines: Sequence[Line], *, note: str = "", **axes: Any) -> str:
+    """A titled figure for a page, or nothing where no line has a point; `axes` are those of `drawing`."""
+    drawn = drawing(lines, **axes)
+    if not drawn:
+        return ""
+    caption = f"<figcaption><b>{escape(title)}</b>{f' <span>{escape(note)}</span>' if note else ''}</figcaption>"
+    svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{drawn}</svg>'
+    return f'<figure class="chart">{caption}{svg}</figure>'
+
+
+def drawing(
     lines: Sequence[Line],
     *,
-    note: str = "",
     marks: Sequence[tuple[Number, str]] = (),
     floor: Number | None = None,
     ceiling: Number | None = None,
@@ -66,7 +75,7 @@ def chart(
     until: Number | None = None,
     least: Number = 0,
 ) -> str:
-    """A titled figure, or nothing where no line has a point.
+    """Axes and curves, WIDTH x HEIGHT, or nothing where no line has a point.
 
     `marks` are vertical lines (step, label); `floor` and `ceiling` are values that the axis must reach; `zero` draws
     the line of no effect; the steps go to `until` at least, and the values
@@ -87,9 +96,7 @@ def chart(
             f'<line class="zero" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{frame.y(0):.1f}" y2="{frame.y(0):.1f}"/>'
         )
     drawn += [frame.curve(line) for line in lines] + [frame.hovers(line) for line in lines] + frame.labels(lines)
-    caption = f"<figcaption><b>{escape(title)}</b>{f' <span>{escape(note)}</span>' if note else ''}</figcaption>"
-    svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(drawn)}</svg>'
-    return f'<figure class="chart">{caption}{svg}</figure>'
+    return "".join(drawn)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ svg .end{text-anchor:end}svg .mid{text-anchor:middle}
 svg .name{font-weight:600}svg .value{font-weight:400;fill:var(--soft)}svg .mark-name{font-size:11px}
 .grid{stroke:var(--line)}.zero{stroke:var(--soft);stroke-dasharray:4 3}.mark{stroke:var(--soft);opacity:.45}
 polyline{fill:none;stroke-linejoin:round;stroke-linecap:round}
-.line,.dots{stroke-width:2.2}.faint{stroke-width:1;opacity:.28}.hover{fill:transparent}
+.line,.dots,.dashes{stroke-width:2.2}.dashes{stroke-dasharray:5 4}.faint{stroke-width:1;opacity:.28}
+.hover{fill:transparent}
 polyline.c1{stroke:var(--c1)}polyline.c2{stroke:var(--c2)}polyline.c3{stroke:var(--c3)}
 circle.c1,text.c1{fill:var(--c1)}circle.c2,text.c2{fill:var(--c2)}circle.c3,text.c3{fill:var(--c3)}
 .key{display:flex;flex-wrap:wrap;gap:6px 22px;font-size:14px;color:var(--soft);margin:0 0 16px}
