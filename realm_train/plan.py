@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 import warnings
@@ -31,8 +30,9 @@ from realm_train.callbacks.refresh_plan import RefreshPlan
 from realm_train.command import command, resolved
 from realm_train.data.corpus import Corpus
 from realm_train.errors import BadInput
-from realm_train.evaluation.budget import budget, table
-from realm_train.evaluation.footprint import footprint
+from realm_train.evaluation.advice import table
+from realm_train.evaluation.budget import budget
+from realm_train.evaluation.footprint import footprint, forget_peak
 from realm_train.index.store import IndexStore
 from realm_train.tasks.encode import passage_encoder
 from realm_train.tasks.encoding_rate import EncodingRate, encoding_rate
@@ -48,8 +48,7 @@ HELDOUT = 16  # sentences evaluated in the rehearsal: one batch, as in a run
 @command("plan")
 def main(cfg: DictConfig) -> None:
     """Measures, forecasts, and prints a table with a verdict, or with `json=true` one JSON object."""
-    with redirected(sys.stderr if cfg.json else None):
-        record = plan(cfg)
+    record = plan(cfg)
     if cfg.json:
         print(json.dumps(record, indent=2))
         return
@@ -67,39 +66,30 @@ def plan(cfg: DictConfig) -> dict[str, Any]:
     check_devices(cfg, refresh)
     if cfg.plan.steps < 3:
         raise BadInput(f"plan.steps: got {cfg.plan.steps}, expected at least 3: the first warms up, two are compared")
-    before, stages = torch.get_num_threads(), {}
-    quiet()
-    with tempfile.TemporaryDirectory(prefix="plan-") as folder, warnings.catch_warnings(), redirected(None):
-        warnings.simplefilter("ignore")
-        try:
-            torch.set_num_threads(encoder_threads(cfg, refresh) or before)
+    threads = cfg.threads or torch.get_num_threads()
+    with tempfile.TemporaryDirectory(prefix="plan-") as folder, silence():
+        with cpu_threads(refresh.threads if refresh.beside else threads):
             encoding = measure_encoding(cfg, corpus, refresh)
-            torch.set_num_threads(cfg.threads or before)
+        with cpu_threads(threads):
             handing_over = measure_hand_over(cfg, corpus, refresh, Path(folder))
             stages = rehearse_stages(cfg, corpus, Path(folder))
-        finally:
-            torch.set_num_threads(before)
-    return budget(
-        facts(cfg, corpus, refresh, threads=cfg.threads or before), encoding=encoding, stages=stages, **handing_over
-    )
+    return budget(facts(cfg, corpus, refresh, threads=threads), encoding=encoding, stages=stages, **handing_over)
 
 
 def check_devices(cfg: DictConfig, refresh: RefreshPlan) -> None:
     """Raises BadInput for a device that this machine does not have: it could not be measured."""
-    wanted = torch.device(refresh.device) if refresh.beside else None
     have = torch.cuda.device_count()
-    if wanted is not None and wanted.type == "cuda" and (wanted.index or 0) >= have:
+    try:
+        wanted = torch.device(refresh.device)
+    except RuntimeError as error:
+        raise BadInput(f"refresh.device: got {refresh.device!r}, expected cpu or cuda:1, say") from error
+    if refresh.beside and wanted.type == "cuda" and (wanted.index or 0) >= have:
         raise BadInput(
             f"refresh.device: got {refresh.device}, but this machine has {have} CUDA devices; plan where the refresh"
             " will run, or with refresh.device=cpu"
         )
     if cfg.trainer.accelerator in ("gpu", "cuda") and not have:
         raise BadInput(f"trainer.accelerator: got {cfg.trainer.accelerator}, but this machine has no CUDA device")
-
-
-def encoder_threads(cfg: DictConfig, refresh: RefreshPlan) -> int | None:
-    """CPU threads of whoever encodes."""
-    return refresh.threads if refresh.beside else cfg.threads
 
 
 def trainer_device(cfg: DictConfig) -> str:
@@ -130,6 +120,7 @@ def measure_encoding(cfg: DictConfig, corpus: Corpus, refresh: RefreshPlan) -> E
     device = refresh.device if refresh.beside else trainer_device(cfg)
     tower = build_towers(cfg, corpus).passage.to(device)
     encode = passage_encoder(tower, corpus, max_length=cfg.passage_length, precision=chosen_precision(cfg))
+    forget_peak()  # of another plan in this process
     peaks: list[int] = []
     rate = encoding_rate(
         encode, corpus, seconds=cfg.plan.seconds, on_round=lambda: peaks.append(footprint().get("peak", 0))
@@ -159,7 +150,6 @@ def measure_hand_over(cfg: DictConfig, corpus: Corpus, refresh: RefreshPlan, fol
         "hand_over_seconds": seconds / rows,
         "search_seconds": seconds_of(lambda: index.search(queries, k)) / rows,
         "structure_bytes": extra / rows,
-        "index_recall": index.recall,
     }
 
 
@@ -224,8 +214,8 @@ def facts(cfg: DictConfig, corpus: Corpus, refresh: RefreshPlan, *, threads: int
         "mean_length": float(np.diff(corpus.token_offsets).mean()),
         "dim": cfg.model.towers.dim,
         "dtype": refresh.dtype,
-        "index": cfg.index._target_.rpartition(".")[2],
-        "index_dtype": cfg.index.get("dtype"),
+        "index_dtype": cfg.index.get("of", cfg.index).get("dtype"),
+        "index_shards": world if "shards" in cfg.index else 1,
         "store_bytes": int(sum(f.stat().st_size for f in corpus.folder.rglob("*") if f.is_file()) * scale),
         "tokens_bytes": int(corpus.tokens.nbytes * scale),
         "mode": refresh.mode,
@@ -235,7 +225,9 @@ def facts(cfg: DictConfig, corpus: Corpus, refresh: RefreshPlan, *, threads: int
         "adopt_lag": refresh.adopt_lag,
         "written": refresh.mode == "rolling" or refresh.write_back,
         "worker_threads": refresh.threads,
-        "lent": min(threads - 1, refresh.threads) if refresh.mode == "process" and device == refresh.device else 0,
+        "lent": min(threads - 1, refresh.threads)
+        if refresh.mode == "process" and device == refresh.device == "cpu"
+        else 0,
         "threads": threads,
         "device": device,
         "ranks": world,
@@ -259,11 +251,24 @@ def available_memory() -> int | None:
 
 
 @contextlib.contextmanager
-def redirected(stream: Any) -> Iterator[None]:
-    """Sends what is printed meanwhile to a stream, or nowhere."""
-    with contextlib.ExitStack() as stack:
-        target = stream or stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-        yield stack.enter_context(contextlib.redirect_stdout(target))
+def silence() -> Iterator[None]:
+    """Hides what stages print and warn of: a rehearsal learns nothing, and says so loudly."""
+    quiet()
+    with warnings.catch_warnings(), open(os.devnull, "w", encoding="utf-8") as nowhere:
+        warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(nowhere):
+            yield
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """So many threads for torch's products, and afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 if __name__ == "__main__":

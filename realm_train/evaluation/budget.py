@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
-from realm_train.evaluation.forecast import ITEM, Schedule, index_memory, smaller_plans, still_to_grow, vector_bytes
+from realm_train.evaluation.advice import verdict
+from realm_train.evaluation.forecast import ITEM, Schedule, index_memory, still_to_grow, vector_bytes
 
 BATCH_DECAY = 0.966  # of an encoder's growth from batch to batch of 512; DECAY for four of them
 BATCH = 512
@@ -22,7 +21,6 @@ def budget(
     hand_over_seconds: float,
     search_seconds: float,
     structure_bytes: float,
-    index_recall: float,
 ) -> dict[str, Any]:
     """One record, ready for JSON: bytes, seconds and steps, and the verdict in at most five lines.
 
@@ -36,7 +34,6 @@ def budget(
         "encoding": _encoding(facts, encoding),
         "refresh": _refresh(schedule) if schedule else None,
         "training": _training(facts, stages, schedule),
-        "index_recall_of_random_vectors": index_recall,
     }
     return {**record, "verdict": verdict(record, facts, schedule)}
 
@@ -109,6 +106,9 @@ def _trainer_memory(facts: Mapping[str, Any], stages: Mapping[str, Any], structu
 def _index(
     facts: Mapping[str, Any], count: int, structure_bytes: float, *, swapped: bool | None = None
 ) -> dict[str, int]:
+    """Memory of a rank's share of the index; an approximate one has its structure beside the vectors."""
+    swapped = facts["mode"] != "rolling" if swapped is None else swapped
+    count //= facts["index_shards"]
     exact = index_memory(
         count,
         facts["dim"],
@@ -116,9 +116,9 @@ def _index(
         held=facts["index_dtype"],
         on_gpu=facts["device"] != "cpu",
         written=facts["written"],
-        swapped=facts["mode"] != "rolling" if swapped is None else swapped,
+        swapped=swapped,
     )
-    return {**exact, "private": exact["private"] + round(structure_bytes * count)}
+    return {**exact, "private": exact["private"] + round(structure_bytes * count) * (2 if swapped else 1)}
 
 
 def _worker_memory(facts: Mapping[str, Any], encoding: Any) -> dict[str, int]:
@@ -127,7 +127,8 @@ def _worker_memory(facts: Mapping[str, Any], encoding: Any) -> dict[str, int]:
     done = encoding.rate.rounds * encoding.rate.round_passages
     batches = max(1, encoding.rate.round_passages // BATCH)
     left = round(max(0, share - done) / encoding.rate.round_passages)
-    grown = still_to_grow(encoding.peaks, steps_left=left, decay=BATCH_DECAY**batches)
+    on_cpu = encoding.device == "cpu"
+    grown = still_to_grow(encoding.peaks, steps_left=left, decay=BATCH_DECAY**batches) if on_cpu else 0
     shard = min(facts["shard_size"], facts["passages"]) * facts["dim"] * (4 + 2 * ITEM[facts["dtype"]])
     host = encoding.peaks[-1] + grown + encoding.tower + shard if encoding.peaks else 0
     return {"host": host, "measured": encoding.peaks[-1] if encoding.peaks else 0, "still_to_grow": grown}
@@ -170,126 +171,3 @@ def _training(facts: Mapping[str, Any], stages: Mapping[str, Any], schedule: Sch
         "step_seconds": {name: round(value, 4) for name, value in seconds.items()},
         "stage_seconds": {name: round(value, 1) for name, value in whole.items()},
     }
-
-
-def verdict(record: Mapping[str, Any], facts: Mapping[str, Any], schedule: Schedule | None) -> list[str]:
-    """At most five lines: what does not fit first, and what would; then what to expect."""
-    lines = _shortages(record, facts)
-    if schedule is None:
-        return [*lines, "This run has no index to keep fresh: its stages do not pretrain."]
-    if schedule.reached:
-        lines.append(_freshness(schedule))
-    else:
-        late = f"refresh.every={schedule.every} cannot be reached: a refresh takes {schedule.shortest_every} steps"
-        lines.append(f"{late}, and vectors up to {schedule.max_age} steps old would be in use.")
-        threads = facts["worker_threads"] if record["encoding"]["device"] == "cpu" else None
-        plans = smaller_plans(schedule, encoders=facts["encoders"], threads=threads, mean_length=facts["mean_length"])
-        lines.append(f"What fits: {'; or '.join(plans)}.")
-    if schedule.lag < schedule.shortest_lag:
-        lines.append(f"refresh.adopt_lag={schedule.lag} makes training wait; {schedule.shortest_lag} would not.")
-    total = sum(record["training"]["stage_seconds"].values())
-    return [*lines, f"The whole run takes about {duration(total)} on devices like these."][:5]
-
-
-def _shortages(record: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
-    lines, memory = [], record["memory"]
-    wanted, free = record["disk"]["index_versions"], facts["disk_free"]
-    if wanted > free:
-        lines.append(
-            f"The index needs {size(wanted)} on disk, and {size(free)} are free: take refresh.dtype=float16, or a"
-            f" smaller refresh.keep than {facts['keep']}."
-        )
-    host = memory["trainer"]["host"] + (memory["worker"] or {"host": 0})["host"] * (facts["mode"] == "process")
-    if facts["memory_available"] is not None and host > facts["memory_available"]:
-        lines.append(
-            f"Trainer and worker need {size(host)} of memory, and {size(facts['memory_available'])} are free: take a"
-            " smaller micro_batch_size, or refresh=job on another node."
-        )
-    return lines
-
-
-def _freshness(schedule: Schedule) -> str:
-    if schedule.mode == "rolling":
-        slower = schedule.mean_step_seconds / schedule.step_seconds - 1
-        return f"No vector is older than {schedule.max_age} steps, for steps {slower:.0%} longer."
-    if schedule.mode == "inline":
-        waiting = schedule.refresh_seconds / (schedule.every * schedule.mean_step_seconds)
-        return f"Training waits for {waiting:.0%} of its time; the index is at most {schedule.max_age} steps old."
-    return (
-        f"refresh.every={schedule.every} is reached: an index is {schedule.lag} steps old at its adoption and at most"
-        f" {schedule.max_age}; every={schedule.shortest_every} would be reached too."
-    )
-
-
-def table(record: Mapping[str, Any]) -> Table:
-    """What a person reads in ten seconds."""
-    shown = Table("", "", "", title="plan", title_justify="left", show_header=False)
-    for row in _rows(record):
-        shown.add_row(*row)
-    return shown
-
-
-def _rows(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    corpus, disk, encoding, training = (record[name] for name in ("corpus", "disk", "encoding", "training"))
-    trainer, worker, refresh = record["memory"]["trainer"], record["memory"]["worker"], record["refresh"]
-    per, each = encoding["passages_per_second_each"], encoding["encoders"]
-    rows = [
-        ("passages", f"{corpus['passages']:,}", f"{corpus['mean_length']:.0f} word pieces on average"),
-        ("embeddings", size(disk["embeddings"]), f"{corpus['dim']} wide, a version on disk"),
-        ("index on disk", size(disk["index_versions"]), f"{size(disk['index_version'])} a version"),
-        ("corpus on disk", size(disk["store"]), "tokens, texts, spans"),
-        (
-            "trainer, memory a rank",
-            size(trainer["host"]),
-            f"{size(trainer['index_and_tokens_mapped'])} of it mapped from files; peak in {trainer['busiest_stage']}",
-        ),
-    ]
-    if trainer["gpu"]:
-        rows.append(("trainer, GPU memory a rank", size(trainer["gpu"]), "besides the driver's own"))
-    if worker:
-        rows.append(("worker, memory", size(worker["host"]), f"{each} of them" if each > 1 else ""))
-    rows.append(
-        (
-            "passages a second",
-            f"{per * each:,.0f}",
-            f"{each} x {per:,.0f} ± {encoding['spread']:,.0f} on {encoding['device']}",
-        )
-    )
-    if refresh:
-        rows.append(("refresh", duration(refresh["seconds"]), f"refresh={refresh['mode']}"))
-        rows.append(
-            ("refresh every", f"{refresh['every']} steps", f"shortest that is reached: {refresh['shortest_every']}")
-        )
-        rows.append(
-            (
-                "age of the index",
-                f"{refresh['age_at_adoption']} to {refresh['max_age']} steps",
-                f"shortest: {refresh['shortest_age']}",
-            )
-        )
-    for name, seconds in training["step_seconds"].items():
-        rows.append(
-            (
-                f"{name} step",
-                f"{seconds:.3g} s",
-                f"{duration(training['stage_seconds'][name])} in all, {training['ranks']} x {training['device']}",
-            )
-        )
-    return rows
-
-
-def size(count: float) -> str:
-    """Bytes as a person says them: 1.5 GB, in powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s"

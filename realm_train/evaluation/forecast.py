@@ -33,7 +33,7 @@ def index_memory(
     While it is `swapped`, the old version is there beside the new one.
     """
     versions = 2 if swapped else 1
-    mapped, held = vector_bytes(count, dim, rest), held or ("float32" if on_gpu else rest)
+    mapped, held = vector_bytes(count, dim, rest), held or rest
     inside = vector_bytes(count, dim, held) * versions
     if on_gpu:
         return {"private": 0, "mapped": mapped, "device": inside}
@@ -104,10 +104,10 @@ class Schedule:
     @property
     def max_age(self) -> int:
         """The oldest that vectors in use get, in steps. A worker that is late takes the newest snapshot there is, which
-        is up to `every` steps old by then."""
+        is up to `every` - 1 steps old by then."""
         if not self.beside:
             return self.every
-        return self.every + self.lag if self.interval == self.every else self.every + 2 * self.shortest_lag
+        return self.every + self.lag if self.interval == self.every else self.every - 1 + 2 * self.shortest_lag
 
     @property
     def mean_step_seconds(self) -> float:
