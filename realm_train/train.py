@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import shlex
 import sys
 import warnings
@@ -227,7 +228,7 @@ def fit(trainer: pl.Trainer, task: pl.LightningModule, examples: Any, cfg: DictC
     checkpoint = last_checkpoint(run, stage, required=False)
     start = 0
     if checkpoint is not None:
-        start = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["global_step"]
+        start = read_checkpoint(checkpoint)["global_step"]
         for logger in trainer.loggers:
             if isinstance(logger, JsonlLogger):
                 logger.continue_from(start)
@@ -373,13 +374,24 @@ def with_weights(module: Trained, weights: dict[str, torch.Tensor] | None) -> Tr
 
 def weights_of(checkpoint: Path, *names: str) -> Weights:
     """The state dicts of the named parts in a checkpoint of any stage."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
+    state = read_checkpoint(checkpoint)["state_dict"]
     parts: Weights = {}
     for key, value in state.items():
         part, _, name = key.removeprefix("realm.").partition(".")
         if part in names:
             parts.setdefault(part, {})[name] = value
     return parts
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What Lightning has saved, its tensors mapped and not read yet; raises BadInput for a file that is not whole."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(
+            f"{path}: is no whole checkpoint ({reason}); move it away to go on from the one before"
+        ) from error
 
 
 def heldout_batches(sentences: MaskedSentences, count: int, size: int = 16) -> list:

@@ -72,7 +72,7 @@ class JsonlLogger(Logger):
         event = {"step": step, "stage": self.stage, "time": round(time.time(), 3), **values}
         if step == self._resumed_at:
             place = (self.stage, step)
-            self._keep(lambda old: (old["stage"], old["step"]) != place or not old.keys() <= event.keys())
+            self._keep(lambda old: (old["stage"], old["step"]) != place or not _replaces(event, old))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event, allow_nan=False) + "\n")
@@ -116,3 +116,9 @@ class JsonlLogger(Logger):
                 f"{self.path}, line {number}: got {line[:60]!r}, expected an event with step and stage;"
                 " mend or move the file, or train in another run folder"
             ) from error
+
+
+def _replaces(event: dict, old: dict) -> bool:
+    """Whether an event is an earlier one of its step written again: a step has one loss, and what some steps leave out
+    (the accuracy of what a batch does not hold) may differ."""
+    return old.keys() <= event.keys() or ("loss" in old and "loss" in event)

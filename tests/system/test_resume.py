@@ -83,3 +83,15 @@ def test_more_steps_continue_a_run_that_was_stopped_early(train):
     train("stages=[ict]", "ict.steps=4", "ckpt_path=last")
     assert [step for step, _ in series(run, "ict", "loss")] == [0, 1, 2, 3]
     assert [event["step"] for event in events(run, "ict") if "loss" in event] == [0, 1, 2, 3]
+
+
+def test_a_checkpoint_that_was_cut_short_is_named_and_the_one_before_goes_on(train, refused):
+    run = train("stages=[ict]", "ict.steps=4")
+    (run / "checkpoints" / "ict" / "DONE").unlink()
+    last, before = run / "checkpoints" / "ict" / "step-000004.ckpt", run / "checkpoints" / "ict" / "step-000002.ckpt"
+    last.write_bytes(last.read_bytes()[:5000])
+    line = refused("stages=[ict]", "ict.steps=4", "ckpt_path=last")
+    assert str(last) in line and "move it away" in line and before.exists()
+    last.rename(run / "damaged.ckpt")
+    train("stages=[ict]", "ict.steps=4", "ckpt_path=last")
+    assert [step for step, _ in series(run, "ict", "loss")] == [0, 1, 2, 3] and last.exists()
