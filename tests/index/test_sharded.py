@@ -1,5 +1,7 @@
 """Shards give what one index gives, to the bit: in one process, and over two ranks with unequal questions."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -113,7 +115,7 @@ def test_refuses_shards_that_cannot_be(tmp_path):
 def searched_in_shards(shards, k, questions, excluded):
     """What a rank finds for its own questions, of which each rank has another number."""
     vectors, queries, exclude = world(questions=sum(questions))
-    index = Sharded(of=Exact(), shards=shards).load(vectors, None, {"kind": "exact"}, CPU)
+    index = Sharded(of=Exact(), shards=shards).load(vectors, Path("."), {"kind": "exact"}, CPU)
     mine = slice(0, questions[0]) if dist.get_rank() == 0 else slice(questions[0], sum(questions))
     columns = excluded[dist.get_rank()]
     found = index.search(queries[mine], k, exclude[mine, :columns] if columns else None)
@@ -140,7 +142,7 @@ def test_two_ranks_find_what_one_index_finds_to_the_bit(shards, k, questions, ex
 def refusals():
     """The messages of searches that one rank makes wrongly, and whether the next one works again."""
     vectors, queries, _ = world()
-    index, rank = Sharded(of=Exact()).load(vectors, None, {"kind": "exact"}, CPU), dist.get_rank()
+    index, rank = Sharded(of=Exact()).load(vectors, Path("."), {"kind": "exact"}, CPU), dist.get_rank()
     broken = queries.clone()
     broken[0, 0] = torch.nan
     messages = []
