@@ -1,6 +1,6 @@
 # Everything that a newcomer needs. It makes its own virtual environment in .venv and installs the tested versions once.
 PYTHON ?= python3
-EXTRAS ?= quickstart,mediawiki,dev
+EXTRAS ?= quickstart,mediawiki,faiss-cpu,dev
 SEED ?= 1
 CORPUS ?= data/vital
 RUN ?= runs/$(EXPERIMENT)-seed$(SEED)
