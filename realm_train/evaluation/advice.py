@@ -116,7 +116,7 @@ def _rows(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def size(count: float) -> str:
+def size(count: int | float) -> str:
     """Bytes as a person says them: 1.5 GB, in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
@@ -125,7 +125,7 @@ def size(count: float) -> str:
     return f"{count:,.3g} TB"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Seconds as a person says them."""
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:

@@ -78,7 +78,7 @@ def _memory(
 def _trainer_memory(facts: Mapping[str, Any], stages: Mapping[str, Any], structure_bytes: float) -> dict[str, int]:
     """Of one rank, in bytes: the highest peak of the stages, with what the process will still grow until then."""
     index = _index(facts, facts["passages"], structure_bytes)
-    small = _index(facts, facts["rehearsed_passages"], 0, swapped=False)
+    small = _index(facts, facts["rehearsed_passages"], 0.0, swapped=False)
     grown, peak, busiest = 0, 0, ""
     for name, stage in stages.items():
         left = facts["steps"][name] - facts["rehearsed_steps"]

@@ -131,7 +131,7 @@ def smaller_plans(schedule: Schedule, *, encoders: int, threads: int | None, mea
     cycle = rounded_up(math.ceil(schedule.refresh_seconds / schedule.step_seconds * 4))
     plans.append(f"refresh=rolling refresh.every={cycle}, for steps a quarter longer")
     if mean_length / excess >= 32:
-        plans.append(f"passages of {mean_length / excess:.0f} instead of {mean_length:.0f} word pieces on average")
+        plans.append(f"passages of {int(mean_length / excess)} instead of {mean_length:.0f} word pieces on average")
     return plans
 
 
