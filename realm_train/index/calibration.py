@@ -7,6 +7,7 @@ the manifest states is measured on the other half.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -21,6 +22,7 @@ from realm_train.index.approximate import ApproximateIndex, Effort, Looker
 from realm_train.index.exact import ExactIndex
 from realm_train.ports import Index
 
+log = logging.getLogger(__name__)
 MOST_FETCH = 64
 PRECISION = 16  # a tuned width is at most 1/16 above the least that reaches the target
 
@@ -58,6 +60,11 @@ def calibrate(look: Looker, *, embeddings: np.ndarray, queries: np.ndarray | Non
 
     tuning = Exam(index_at, exact, sample[0::2], at=wanted.at)
     effort = _least_effort(tuning, widest=look.widest, target=wanted.target)
+    if tuning.mark(effort) < wanted.target:
+        log.warning(
+            "index: recall@%d is %.3f with the greatest effort, recall_target=%s is out of reach",
+            *(wanted.at, tuning.mark(effort), wanted.target),
+        )
     final = Exam(index_at, exact, sample[1::2], at=wanted.at)
     recall = final.recall(effort)
     if recall[wanted.at] < wanted.floor:

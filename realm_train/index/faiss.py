@@ -151,10 +151,11 @@ def _looker(index: Any) -> FaissLooker:
 
 def _on_gpu(index: Any, factory: str, device: torch.device) -> Any:
     faiss = _faiss()
-    if device.type != "cuda" or not hasattr(faiss, "StandardGpuResources"):
+    knows = hasattr(faiss, "StandardGpuResources")
+    if device.type != "cuda" or not knows:
         raise BadInput(
-            f"index.gpu=true: got device {device} and a faiss {'with' if device.type != 'cuda' else 'without'} GPU"
-            " support, expected a CUDA device and faiss-gpu (pip install -e '.[faiss-gpu]'); or set index.gpu=false"
+            f"index.gpu=true: got device {device} and a faiss {'with' if knows else 'without'} GPU support, expected a"
+            " CUDA device and faiss-gpu (pip install -e '.[faiss-gpu]'); or set index.gpu=false"
         )
     with _refusals(factory, index.ntotal):
         return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device.index or 0, index)

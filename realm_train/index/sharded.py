@@ -163,8 +163,8 @@ def _world() -> int:
 
 def _from_all(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
     """Every rank's tensor, whose rows may differ in number; on the device of this rank's."""
-    if not dist.is_initialized():
-        return [tensor]
+    if not dist.is_initialized() or not max(rows):
+        return [tensor for _ in rows]
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
     filling = tensor.new_zeros((max(rows) - len(tensor), *tensor.shape[1:]))
     padded = torch.cat([tensor, filling]).to(device).contiguous()

@@ -69,11 +69,12 @@ def test_more_candidates_are_scored_where_looking_wider_is_not_enough(vectors):
     assert search["recall"]["20"] >= 0.95
 
 
-def test_an_index_that_cannot_reach_the_target_serves_with_its_best_and_says_so(vectors):
+def test_an_index_that_cannot_reach_the_target_serves_with_its_best_and_says_so(vectors, caplog):
     looker = Leaky(vectors, widest=80)
     search = calibrate(looker, embeddings=vectors, queries=None, wanted=wanted(target=0.99))
     assert search["recall"]["20"] == pytest.approx(leaked(80)) and search["recall_target"] == 0.99
     assert search["effort"] == {"width": 80, "fetch": 1}
+    assert "recall_target=0.99 is out of reach" in caplog.text
 
 
 def test_below_the_floor_it_is_refused_with_the_recall_and_what_to_do(vectors):

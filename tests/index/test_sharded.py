@@ -112,31 +112,39 @@ def test_refuses_shards_that_cannot_be(tmp_path):
         Sharded(of=Faiss(), shards=9).build(np.eye(4, dtype=np.float32), tmp_path)
 
 
-def searched_in_shards(shards, k, questions, excluded):
-    """What a rank finds for its own questions, of which each rank has another number."""
-    vectors, queries, exclude = world(questions=sum(questions))
-    index = Sharded(of=Exact(), shards=shards).load(vectors, Path("."), {"kind": "exact"}, CPU)
-    mine = slice(0, questions[0]) if dist.get_rank() == 0 else slice(questions[0], sum(questions))
-    columns = excluded[dist.get_rank()]
-    found = index.search(queries[mine], k, exclude[mine, :columns] if columns else None)
-    return len(index.parts), found.scores, found.ids
+CASES = {  # shards, k, questions of both ranks, excluded columns of both ranks; and the shards that each then holds
+    (None, 6, (5, 4), (3, 3)): (1, 1),
+    (None, 30, (1, 6), (0, 2)): (1, 1),
+    (5, 3, (0, 4), (0, 3)): (2, 3),
+    (1, 50, (3, 3), (2, 1)): (0, 1),
+    (2, 4, (0, 0), (0, 0)): (1, 1),
+}
 
 
-@pytest.mark.parametrize(
-    ("shards", "k", "questions", "excluded"),
-    [(None, 6, (5, 4), (3, 3)), (None, 30, (1, 6), (0, 2)), (5, 3, (0, 4), (0, 3)), (1, 50, (3, 3), (2, 1))],
-)
-def test_two_ranks_find_what_one_index_finds_to_the_bit(shards, k, questions, excluded, tmp_path):
-    ranks = on_two_ranks(searched_in_shards, tmp_path, shards, k, questions, excluded)
-    vectors, queries, exclude = world(questions=sum(questions))
-    whole = ExactIndex(torch.from_numpy(vectors))
-    start = 0
-    for (_, scores, ids), number, columns in zip(ranks, questions, excluded, strict=True):
-        mine = slice(start, start + number)
-        expected = whole.search(queries[mine], k, exclude[mine, :columns])
-        assert torch.equal(ids, expected.ids) and torch.equal(scores, expected.scores)
-        start += number
-    assert [parts for parts, _, _ in ranks] == {None: [1, 1], 5: [2, 3], 1: [0, 1]}[shards]
+def searched_in_shards():
+    """What a rank finds for its own questions in every case, and how many shards it holds."""
+    answers, rank = [], dist.get_rank()
+    for shards, k, questions, excluded in CASES:
+        vectors, queries, exclude = world(questions=sum(questions))
+        index = Sharded(of=Exact(), shards=shards).load(vectors, Path("."), {"kind": "exact"}, CPU)
+        mine = slice(0, questions[0]) if rank == 0 else slice(questions[0], sum(questions))
+        found = index.search(queries[mine], k, exclude[mine, : excluded[rank]] if excluded[rank] else None)
+        answers.append((len(index.parts), found.scores, found.ids))
+    return answers
+
+
+def test_two_ranks_find_what_one_index_finds_to_the_bit(tmp_path):
+    ranks = on_two_ranks(searched_in_shards, tmp_path)
+    for case, ((_, k, questions, excluded), held) in enumerate(CASES.items()):
+        vectors, queries, exclude = world(questions=sum(questions))
+        whole, start = ExactIndex(torch.from_numpy(vectors)), 0
+        for rank, number, columns in zip(ranks, questions, excluded, strict=True):
+            _, scores, ids = rank[case]
+            mine = slice(start, start + number)
+            expected = whole.search(queries[mine], k, exclude[mine, :columns])
+            assert torch.equal(ids, expected.ids) and torch.equal(scores, expected.scores)
+            start += number
+        assert tuple(rank[case][0] for rank in ranks) == held
 
 
 def refusals():
