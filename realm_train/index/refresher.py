@@ -94,7 +94,7 @@ class Refresher:
         self._encode(mine, encode, shards=shards, progress=progress, on_shard=on_shard)
         if rank != 0:
             return None
-        self._finish_others(encode, shards=shards, on_shard=on_shard)
+        self._finish_all(encode, shards=shards, world=world, on_shard=on_shard)
         if self.keys is not None:
             remember_keys(self.store.root, self.corpus_hash, self.keys)
         version = self.store.publish(
@@ -145,8 +145,8 @@ class Refresher:
         encode: EncodePassages,
         *,
         shards: Shards,
-        progress: Callable[[int, int], None] | None,
         on_shard: Callable[[int], None] | None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         total = sum(len(shards.ids(shard)) for shard in numbers)
         done = 0
@@ -174,9 +174,14 @@ class Refresher:
             )
         return vectors.numpy()
 
-    def _finish_others(self, encode: EncodePassages, *, shards: Shards, on_shard: Callable[[int], None] | None) -> None:
-        """Waits for the other ranks' shards, and does the work of those that have stopped."""
+    def _finish_all(
+        self, encode: EncodePassages, *, shards: Shards, world: int, on_shard: Callable[[int], None] | None
+    ) -> None:
+        """Encodes again what was damaged of rank 0's own, waits for the other ranks' shards, and does the work of those
+        that have stopped."""
         missing = shards.unfinished(range(len(shards)))
+        self._encode([shard for shard in missing if shard % world == 0], encode, shards=shards, on_shard=on_shard)
+        missing = [shard for shard in missing if shard % world]
         last_news = time.monotonic()
         while missing:
             if not shards.folder.exists():
@@ -189,5 +194,5 @@ class Refresher:
                 log.warning(
                     "refresh: no news of %d shards for %.0f s: encoding them here", len(still), self.patience_seconds
                 )
-                self._encode(still, encode, shards=shards, progress=None, on_shard=on_shard)
+                self._encode(still, encode, shards=shards, on_shard=on_shard)
             missing = still
