@@ -248,4 +248,5 @@ def refresher(store: IndexStore, corpus: Corpus, dim: int, plan: RefreshPlan, st
         shard_size=plan.shard_size,
         keep=plan.keep,
         structure=structure,
+        keys=corpus.passage_keys,  # rows of the same weights are not encoded again
     )
