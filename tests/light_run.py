@@ -32,6 +32,7 @@ class Passages(Corpus):
 
     def __init__(self, count: int = COUNT) -> None:
         self.count, self.hash, self.folder = count, "c0ffee", Path("passages")
+        self.passage_keys = np.arange(count, dtype=np.uint64)
 
 
 class LightTower(torch.nn.Module):
@@ -57,6 +58,18 @@ def make_encode(tensors: Mapping[str, torch.Tensor]) -> EncodePassages:
 def vectors_at(step: int, seed: int = 0, *, count: int = COUNT) -> torch.Tensor:
     """What a version of this step must hold."""
     return make_encode(tensors_at(step, seed))(np.arange(count))
+
+
+def rolled_vectors(step: int, *, every: int, count: int = COUNT) -> torch.Tensor:
+    """What a rolling index must hold: row by row, the vector of the last step at which it was its turn."""
+    return torch.stack([vectors_at(int(last))[row] for row, last in enumerate(last_turns(step, every, count))])
+
+
+def last_turns(step: int, every: int, count: int = COUNT) -> np.ndarray:
+    """The last step at which each row was encoded in turn; 0 before its first turn."""
+    ends = np.array([count * (turn + 1) // every for turn in range(every)])
+    turns = np.searchsorted(ends, np.arange(count), side="right")
+    return np.maximum(0, step - (step - 1 - turns) % every)
 
 
 def light_encoder(tower: LightTower, corpus: Corpus, **settings: object) -> EncodePassages:

@@ -2,10 +2,9 @@
 
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from light_run import COUNT, LightRun, use_light_encoder, vectors_at
+from light_run import COUNT, LightRun, last_turns, rolled_vectors, use_light_encoder, vectors_at
 from tiny_run import equal, facts, overrides, series, spans_folder, threads, train, weights  # noqa: F401
 
 from realm_train.callbacks.refresh_plan import RefreshPlan
@@ -22,28 +21,14 @@ def light(monkeypatch, request):
         use_light_encoder(monkeypatch.setattr)
 
 
-def due(step, every):
-    """The step whose weights each row should be of: the last at which it was its turn."""
-    rows = np.arange(COUNT)
-    ends = np.array([COUNT * (turn + 1) // every for turn in range(every)])
-    turns = np.searchsorted(ends, rows, side="right")
-    last = step - (step - 1 - turns) % every
-    return np.where(last < 1, 0, last)
-
-
-def expected(step, every):
-    """Row by row, the vector of the step at which it was its turn."""
-    return torch.stack([vectors_at(int(trained))[row] for row, trained in enumerate(due(step, every))])
-
-
 @pytest.mark.parametrize("every", [1, 5, COUNT + 7])
 def test_each_row_is_of_its_last_turn_and_none_is_older_than_every_says(every, tmp_path):
     run = LightRun(tmp_path, RefreshPlan(mode="rolling", every=every))
     run.start()
     for step in range(1, 2 * every + 3):
         age = run.step()["age"]
-        assert torch.equal(run.task.retrieval.index.vectors, expected(step, every))
-        assert step - due(step, every).min() <= age < every
+        assert torch.equal(run.task.retrieval.index.vectors, rolled_vectors(step, every=every))
+        assert step - last_turns(step, every).min() <= age < every
 
 
 @pytest.mark.parametrize("killed_at", [3, 5, 9, 14])
@@ -57,10 +42,10 @@ def test_a_killed_run_finds_every_row_as_its_checkpoint_had_it(killed_at, tmp_pa
     again.start()
     resumed_at = again.trainer.global_step
     assert resumed_at == killed_at // 2 * 2
-    assert torch.equal(again.task.retrieval.index.vectors, expected(resumed_at, 6))
+    assert torch.equal(again.task.retrieval.index.vectors, rolled_vectors(resumed_at, every=6))
     for step in range(resumed_at + 1, resumed_at + 15):
         again.step()
-        assert torch.equal(again.task.retrieval.index.vectors, expected(step, 6))
+        assert torch.equal(again.task.retrieval.index.vectors, rolled_vectors(step, every=6))
 
 
 def test_the_version_on_disk_is_not_written_to(tmp_path):
