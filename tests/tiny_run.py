@@ -116,6 +116,20 @@ def before_step(monkeypatch) -> dict[int, Callable[[], None]]:
 
 
 @pytest.fixture
+def opened(monkeypatch) -> Callable[[], None]:
+    """Waits until the version that is being opened beside training is open."""
+    from realm_train.callbacks import refresh
+
+    class Watched(refresh.Loading):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings)
+            Watched.last = self
+
+    monkeypatch.setattr(refresh, "Loading", Watched)
+    return lambda: Watched.last.result()
+
+
+@pytest.fixture
 def refused(overrides, tmp_path, monkeypatch, capsys) -> Callable[..., str]:
     """`refused("k=0", …)`: the one line that this command line ends with, and its exit code is 2."""
     from realm_train.train import main

@@ -22,7 +22,7 @@ def test_a_start_says_code_versions_machine_command_and_data(tmp_path):
     start(tmp_path / "run", command="train x=1", data={"corpus": "abc"}, prepare={"passages": 3.5})
     record = on_disk(tmp_path / "run")
     assert record["command"] == "train x=1" and record["data"] == {"corpus": "abc"}
-    assert record["versions"]["torch"] == str(torch.__version__)
+    assert record["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert record["hardware"]["threads"] == torch.get_num_threads() and record["hardware"]["memory_gib"] > 0
     assert record["stages"] == {"prepare": {"passages": 3.5}}
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from tiny_run import before_step, equal, facts, overrides, series, spans_folder, threads, train, weights  # noqa: F401
+from tiny_run import before_step, equal, facts, opened, overrides, series, spans_folder, threads, train, weights  # noqa: F401
 
 from realm_train.callbacks import refresh
 from realm_train.index.snapshot import latest_snapshot, read_snapshot
@@ -128,10 +128,10 @@ def lent(monkeypatch, before_step):  # noqa: F811
 PROCESS = ["stages=[pretrain]", "refresh=process", "refresh.every=3", "pretrain.steps=8", "threads=2"]
 
 
-def test_a_worker_on_the_cpu_borrows_threads_from_snapshot_to_adoption(train, lent):  # noqa: F811
+def test_a_worker_on_the_cpu_borrows_threads_from_snapshot_to_adoption(train, lent, opened):  # noqa: F811
     counts, watch = lent
     watch(3, lambda: FakeWorker.last.publish())
-    watch(4, lambda: time.sleep(0.5))  # opened beside step 4, adopted after step 5
+    watch(4, opened)  # opened beside step 4, adopted after step 5
     run = train(*PROCESS, "refresh.final=false")
     assert counts == [2, 2, 2, 1, 1, 2, 1, 1] and torch.get_num_threads() == 2
     assert [value for _, value in series(run, "pretrain", "index/version")][-1] == 1

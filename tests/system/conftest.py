@@ -1,1 +1,1 @@
-from tiny_run import before_step, overrides, refused, spans_folder, threads, train  # noqa: F401
+from tiny_run import before_step, opened, overrides, refused, spans_folder, threads, train  # noqa: F401

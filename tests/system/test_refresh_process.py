@@ -68,12 +68,12 @@ def inline_vectors(run, step, spans_folder):
 
 
 def test_versions_are_published_beside_training_and_adopted_between_steps(
-    train, overrides, workers, before_step, spans_folder, tmp_path
+    train, overrides, workers, before_step, opened, spans_folder, tmp_path
 ):
     store = IndexStore(tmp_path / "run" / "index")
     for step, version in ((3, 1), (7, 2)):  # published before this step, opened beside it, adopted after the next
         before_step[step] = lambda version=version: wait(lambda: store.latest() == version, f"version {version}")
-        before_step[step + 1] = lambda: time.sleep(0.5)
+        before_step[step + 1] = opened
     run = train(*PROCESS, "refresh.dtype=float32", "pretrain.steps=9")
     assert [(v, store.manifest(v)["trained_step"]) for v in store.versions()] == [(0, 0), (1, 3), (2, 6), (3, 9)]
     versions, ages = dict(series(run, "pretrain", "index/version")), dict(series(run, "pretrain", "index/age_steps"))
