@@ -7,11 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 
+from realm_train.command import CONF, compose
 from realm_train.errors import BadInput
 from realm_train.index import aside
 from realm_train.index.exact import Exact, ExactIndex
 from realm_train.index.store import IndexStore
+from realm_train.ports import SearchStructure
+
+KINDS = sorted(path.stem for path in (CONF / "index").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("words", [[f"index={kind}"] for kind in KINDS]
+                         + [["index=sharded", "index@index.of=faiss", "index.shards=8"]], ids=str)  # fmt: skip
+def test_every_configuration_is_a_structure(words):
+    cfg = compose("train", "corpus=data/any", *words)
+    assert isinstance(instantiate(cfg.index, _convert_="all"), SearchStructure)
 
 
 class Sidecar:
