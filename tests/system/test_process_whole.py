@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
 from test_resume import ROOT, kill_at, start
@@ -44,13 +45,15 @@ def test_a_job_started_before_the_run_keeps_its_index_fresh_and_ends_with_it(tra
         command = [sys.executable, "-m", "realm_train.refresh", f"run={run}", "poll_seconds=0.1"]
         job = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
     try:
+        while "waiting for training to start" not in (tmp_path / "job.txt").read_text():
+            assert job.poll() is None
+            time.sleep(0.05)
         train(*LAG, "refresh=job", "pretrain.steps=8")
         assert job.wait(timeout=30) == 0, (tmp_path / "job.txt").read_text()
     finally:
         job.kill()
         job.wait()
     assert {0, 4} == set(trained_steps(run))
-    assert "waiting for training to start" in (tmp_path / "job.txt").read_text()
 
 
 @pytest.mark.slow
@@ -63,7 +66,8 @@ def test_a_job_whose_trainer_is_dead_ends_by_itself(train, overrides, tmp_path):
     assert not (run / "snapshots" / "DONE").exists()
 
 
-@pytest.mark.parametrize("factory", ["Flat", pytest.param("IVF4,Flat", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat"])
 def test_an_approximate_index_comes_from_the_process_too_and_says_how_exact_it_is(train, factory):
     pytest.importorskip("faiss")
     run = train(*LAG, "refresh=process", "pretrain.steps=8", "index=faiss", f"index.factory='{factory}'")
