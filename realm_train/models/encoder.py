@@ -127,11 +127,14 @@ def encode_by_length(encoder: nn.Module, sequences: Sequences) -> Iterator[tuple
         yield rows, encoder(**inputs).last_hidden_state
 
 
-def length_buckets(lengths: Tensor, *, max_tokens: int = 16384, waste: float = 0.1) -> list[Tensor]:
+def length_buckets(lengths: Tensor, *, max_tokens: int | None = None, waste: float = 0.1) -> list[Tensor]:
     """Rows grouped longest first, so that padding is at most `waste` of a group and a group has at most `max_tokens`.
 
-    Groups smaller than 8 rows are not closed for their padding: a tiny kernel costs more than it saves.
+    Groups smaller than 8 rows are not closed for their padding: a tiny kernel costs more than it saves. By default
+    groups without a backward pass are small on the CPU, whose cache then still has what one layer hands to the next.
     """
+    if max_tokens is None:
+        max_tokens = 2048 if lengths.device.type == "cpu" and not torch.is_grad_enabled() else 16384
     order = torch.argsort(lengths, descending=True, stable=True)
     widths = lengths[order].tolist()
     groups, start, tokens = [], 0, 0

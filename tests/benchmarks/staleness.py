@@ -104,6 +104,7 @@ def main() -> None:
         lag=5,
         look=5,
         lr=1e-4,
+        batch=16,
         layers=2,
         heldout=128,
         threads=2,
@@ -121,6 +122,7 @@ def main() -> None:
         stages = ["stages=[ict,mlm]", f"ict.steps={told['ict_steps']}", f"mlm.steps={told['mlm_steps']}"]
         warm = Path(told["warm"]) if told["warm"] else trained(scratch / "warm", [*words, *stages, "ict.heldout=0"])
         words += [f"pretrain.steps={told['steps']}", f"pretrain.lr_retriever={told['lr']}"]
+        words += [f"pretrain.batch_size={told['batch']}", f"pretrain.micro_batch_size={told['batch']}"]
         words += ["stages=[ict,mlm,pretrain]", f"pretrain.heldout={told['heldout']}", "refresh.final=false"]
         for mode in told["modes"]:
             for written in (False, True):

@@ -136,3 +136,10 @@ def test_buckets_are_a_partition_within_their_bounds(seed, max_tokens, waste):
 def test_buckets_of_nothing_and_of_equals():
     assert length_buckets(torch.empty(0, dtype=torch.long)) == []
     assert [len(group) for group in length_buckets(torch.full((100,), 7))] == [100]
+
+
+def test_groups_without_gradients_stay_in_the_processors_cache():
+    lengths = torch.full((100,), 64)
+    assert len(length_buckets(lengths)) == 1
+    with torch.no_grad():
+        assert [len(group) for group in length_buckets(lengths)] == [32, 32, 32, 4]
