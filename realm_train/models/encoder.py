@@ -131,7 +131,7 @@ def length_buckets(lengths: Tensor, *, max_tokens: int | None = None, waste: flo
     """Rows grouped longest first, so that padding is at most `waste` of a group and a group has at most `max_tokens`.
 
     Groups smaller than 8 rows are not closed for their padding: a tiny kernel costs more than it saves. By default
-    groups without a backward pass are small on the CPU, whose cache then still has what one layer hands to the next.
+    groups without a backward pass are small on the CPU: they pad less, and its cache still has what one layer hands on.
     """
     if max_tokens is None:
         max_tokens = 2048 if lengths.device.type == "cpu" and not torch.is_grad_enabled() else 16384
