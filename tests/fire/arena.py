@@ -18,7 +18,7 @@ from light_run import COUNT, Passages, append, lines, tensors_at, vectors_at
 
 from realm_train.callbacks.refresh_plan import RefreshPlan
 from realm_train.errors import BadInput
-from realm_train.index.snapshot import tower_hash
+from realm_train.index.snapshot import latest_snapshot, tower_hash
 from realm_train.index.store import IndexStore
 
 EVERY = 8
@@ -85,6 +85,14 @@ class Watcher(threading.Thread):
         ]
 
 
+def waited(condition: Callable[[], object], *, seconds: float) -> bool:
+    """Whether it came true in time."""
+    until = time.monotonic() + seconds
+    while not (met := bool(condition())) and time.monotonic() < until:
+        time.sleep(0.002)
+    return met
+
+
 class Arena:
     """Starts, breaks and starts again; ends with `won()`."""
 
@@ -149,18 +157,27 @@ class Arena:
         process.join()
 
     def shards(self) -> list[Path]:
-        """What a refresh under way has finished."""
-        return sorted(self.folder.glob("index/.work-*/shard-*.npy"))
+        """What the refresh of the newest snapshot has finished."""
+        newest = latest_snapshot(self.folder / "snapshots")
+        return [] if newest is None else sorted(self.folder.glob(f"index/.work-*-{newest.name[1:]}-*/shard-*.npy"))
 
-    def damage_shard(self, kind: str) -> None:
-        """Stops the worker in the middle of a refresh, damages a finished shard, and kills the worker."""
-        worker = self.workers[0]
-        if worker.exitcode is not None or len(self.shards()) < 2:
-            return
-        os.kill(worker.pid, signal.SIGSTOP)
-        if shards := self.shards():
-            damage_file(self.rng.choice(shards), kind, self.rng)
-        self.kill(worker)
+    def damage_shard(self, kind: str, **faults: object) -> bool:
+        """Kills the worker in the middle of a refresh, damages a shard that it has finished, and lets another worker go
+        on from there; the trainer is held meanwhile, so that there is no newer snapshot. Says whether it came to that.
+        """
+        store, worker = IndexStore(self.folder / "index"), self.workers[0]
+        os.kill(self.trainer.pid, signal.SIGSTOP)
+        try:
+            if not waited(lambda: len(self.shards()) > 1, seconds=0.5):
+                return False
+            os.kill(worker.pid, signal.SIGSTOP)
+            shards, published = self.shards(), store.latest()
+            if shards:
+                damage_file(self.rng.choice(shards), kind, self.rng)
+            self.work(**faults)
+            return waited(lambda: store.latest() != published, seconds=5.0) and bool(shards)
+        finally:
+            os.kill(self.trainer.pid, signal.SIGCONT)
 
     def publish_foreign(self, *, step: int, seed: int) -> None:
         """A whole version of another training with the same corpus, copied into this one's index."""

@@ -57,10 +57,14 @@ def both_are_killed(arena: Arena) -> None:
 
 def a_shard_is_damaged(arena: Arena) -> None:
     arena.train()
-    arena.work(slow=0.02)
-    for kind in arena.rng.sample(FILES, 2):
-        arena.run(1.0, until=lambda: len(arena.shards()) > 2)
-        arena.damage_shard(kind)
+    arena.work(slow=0.01)
+    struck = []
+    for kind in ["flipped byte", arena.rng.choice(FILES)] * 3:
+        arena.run(0.3)
+        struck += [kind] if arena.damage_shard(kind, slow=0.01) else []
+        if len(struck) == 2:
+            break
+    assert struck, "no refresh was met in the middle"
 
 
 def a_version_is_damaged(arena: Arena) -> None:
