@@ -14,6 +14,7 @@ from realm_train.data.corpus import Corpus
 from realm_train.ports import EncodePassages
 
 WARM, BATCH = 64, 512  # passages; BATCH is what the encoder takes at once
+SLICES = 16  # of the lengths
 SPREAD = 0.03  # standard error of the median, as a share of it
 
 
@@ -32,7 +33,7 @@ def encoding_rate(
     corpus: Corpus,
     *,
     seconds: float = 10.0,
-    round_passages: int = 2 * BATCH,
+    round_passages: int = 4 * BATCH,
     on_round: Callable[[], None] = lambda: None,
 ) -> EncodingRate:
     """Encodes stratified samples, the same kind of work each, until their spread is small or the time is up.
@@ -54,7 +55,10 @@ def encoding_rate(
 
 
 class Strata:
-    """Samples whose lengths are spread as the corpus's: one passage of each of n equal slices of the sorted lengths."""
+    """Samples whose lengths are spread as the corpus's: as many passages of each of some slices of the sorted lengths.
+
+    Within a slice they are any: batches then differ in shape as those of a refresh do, and fill as many caches.
+    """
 
     def __init__(self, corpus: Corpus, *, most: int = 1_000_000, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -65,9 +69,10 @@ class Strata:
     def ids(self, count: int, draw: int) -> Int[np.ndarray, " n"]:
         """At most `count` passages, others for another `draw`."""
         count = min(count, len(self.sorted))
-        edges = np.arange(count + 1) * len(self.sorted) // count
+        slices = np.arange(count) * SLICES // count
+        edges = np.arange(SLICES + 1) * len(self.sorted) // SLICES
         rng = np.random.default_rng([self.seed, draw])
-        return self.sorted[rng.integers(edges[:-1], edges[1:])]
+        return self.sorted[rng.integers(edges[slices], np.maximum(edges[slices] + 1, edges[slices + 1]))]
 
 
 def _settled(rates: list[float]) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from realm_train.tasks import encoding_rate as module
-from realm_train.tasks.encoding_rate import Strata, encoding_rate
+from realm_train.tasks.encoding_rate import SLICES, Strata, encoding_rate
 
 
 @pytest.fixture
@@ -24,17 +24,17 @@ def cost(corpus, ids: np.ndarray) -> float:
     return float((lengths + lengths**2 / 50).sum()) * 1e-4
 
 
-def test_a_sample_has_one_passage_of_every_slice_of_the_lengths(corpus):
+def test_a_sample_has_as_many_passages_of_every_slice_of_the_lengths(corpus):
     lengths = np.diff(corpus.token_offsets)
     strata = Strata(corpus)
     assert sorted(strata.sorted.tolist()) == list(range(corpus.count))
+    assert (np.diff(lengths[strata.sorted]) >= 0).all()
+    edges = np.arange(1, SLICES) * corpus.count // SLICES
     for draw in range(5):
-        ids = strata.ids(10, draw)
-        places = np.searchsorted(np.arange(11) * corpus.count // 10, np.argsort(strata.sorted)[ids], side="right")
-        assert places.tolist() == list(range(1, 11))
-        assert (np.diff(lengths[ids]) >= 0).all()
-    assert strata.ids(corpus.count, 0).tolist() == strata.sorted.tolist()
+        slices = np.searchsorted(edges, np.argsort(strata.sorted)[strata.ids(3 * SLICES, draw)], side="right")
+        assert np.bincount(slices).tolist() == [3] * SLICES
     assert strata.ids(10, 0).tolist() == Strata(corpus).ids(10, 0).tolist() != strata.ids(10, 1).tolist()
+    assert len(strata.ids(10**6, 0)) == corpus.count
 
 
 def test_the_rate_is_that_of_the_whole_corpus(corpus, clock):
