@@ -109,8 +109,9 @@ class Beside(Adoption):
             self._snapshot(task, step)
         if self.ranks.rank == 0:
             self._tend(step, task)
+        before = self._loading
         loading = self._opening()
-        if self.plan.adopt_lag is None and loading is not None:
+        if self.plan.adopt_lag is None and before is not None:  # opened beside one whole step at least
             self._adopt_if_open(trainer, task, loading)
 
     def stop(self, *, finished: bool) -> None:
