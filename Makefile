@@ -2,6 +2,7 @@
 PYTHON ?= python3
 EXTRAS ?= quickstart,mediawiki,faiss-cpu,dev
 SEED ?= 1
+PYTEST_WORKERS ?= 2
 CORPUS ?= data/vital
 RUN ?= runs/$(EXPERIMENT)-seed$(SEED)
 
@@ -36,7 +37,7 @@ report: $(INSTALLED) ## report.json and report.html of a run again (RUN=runs/qui
 	$(BIN)/python -m realm_train.report run=$(RUN)
 
 test: lint ## style, floors, and every test (PYTEST_ARGS="-k marginal" picks some)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## style and floors alone
 	$(BIN)/ruff check .
