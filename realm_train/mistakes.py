@@ -73,12 +73,23 @@ def typed_key(error: HydraException) -> str | None:
     return found and found[1]
 
 
+def beside(typed: str, tree: dict) -> list[str]:
+    """The keys of the innermost group of a dotted key that there is."""
+    *groups, _ = typed.split(".")
+    prefix = ""
+    for group in groups:
+        if not isinstance(tree.get(group), dict):
+            break
+        tree, prefix = tree[group], f"{prefix}{group}."
+    return [f"{prefix}{key}" for key in tree if not key.startswith("_")]
+
+
 def explain_key(typed: str, error: OmegaConfBaseException, groups: Iterable[str]) -> str:
     """Names the keys nearest to an unknown one, or those there are."""
     tree = OmegaConf.to_container(error.parent_node._get_root(), resolve=False)
     tree.pop("hydra", None)
     near = nearest(typed, [*dict.fromkeys([*dotted(tree), *groups])])
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(tree)}"
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are: {', '.join(beside(typed, tree))}"
     return f"no key {typed!r}; {hint}"
 
 

@@ -52,6 +52,8 @@ def main(cfg: DictConfig) -> None:
     quiet()
     run, corpus = Path(cfg.run), Corpus(cfg.corpus)
     check_lengths(corpus, cfg.passage_length)
+    if "pretrain" in cfg.stages:
+        check_pretraining(cfg)  # before hours are spent on the stages that come first
     open_run(run, cfg, corpus)
     if all(finished(run, stage) for stage in cfg.stages):
         print(f"{run}: done already; python -m realm_train.report {run} draws the report")
@@ -87,6 +89,14 @@ def quiet() -> None:
         ".*wandb run already in progress.*",  # its stages are one run
     ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def check_pretraining(cfg: DictConfig) -> None:
+    """Raises BadInput for settings of the last stage that cannot be."""
+    expect_one_of("pretrain.per", cfg.pretrain.per, ("token", "span"))
+    expect_one_of("pretrain.null_score", cfg.pretrain.null_score, ("tower", "learned"))
+    instantiate(cfg.refresh)
+    instantiate(cfg.index)
 
 
 def check_lengths(corpus: Corpus, passage_length: int) -> None:
@@ -170,8 +180,6 @@ def sampling(cfg: DictConfig, stage: str) -> dict[str, Any]:
 def train_realm(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> None:
     """Retriever and reader together."""
     settings = cfg.pretrain
-    expect_one_of("pretrain.per", settings.per, ("token", "span"))
-    expect_one_of("pretrain.null_score", settings.null_score, ("tower", "learned"))
     realm = Realm(
         build_towers(cfg, corpus, weights),
         build_reader(cfg, corpus, weights),

@@ -109,3 +109,21 @@ def test_a_full_disk_during_an_inline_refresh_loses_nothing(refused, train, tmp_
     train(PRETRAIN, "ckpt_path=last", "checkpoints.every=1")
     assert facts(run, "pretrain") == facts(whole, "pretrain")
     assert equal(weights(run, "pretrain"), weights(whole, "pretrain"))
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["refresh=process", "refresh.every=35", "refresh.adopt_lag=50"], "refresh.adopt_lag: got 50"),
+        (["refresh=process", "refresh.every=35", "refresh.max_age_steps=35"], "refresh.max_age_steps: got 35"),
+        (
+            ["refresh=rolling", "refresh.adopt_lag=3"],
+            "no key 'refresh.adopt_lag'; there are: refresh.mode, refresh.every",
+        ),
+        (["index=faiss", "index.recall_floor=2.0"], "recall_floor=2.0"),
+        (["pretrain.per=word"], "pretrain.per: got 'word'"),
+    ],
+)
+def test_a_mistake_in_the_last_stage_is_told_before_the_first(refused, tmp_path, words, told):
+    assert told in refused(*words)
+    assert not (tmp_path / "run").exists()
