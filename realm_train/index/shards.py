@@ -38,7 +38,7 @@ class Shards:
         """Writes aside and renames. Raises BadInput for a full disk, and when another refresh took the folder away."""
         buffer = io.BytesIO()
         np.save(buffer, vectors)
-        content = buffer.getbuffer()
+        content = buffer.getvalue()  # not its buffer: Python 3.12.1 crashes where an error keeps one alive
         path = self._path(shard)
         partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
         with aside.full_disk_explained(self.folder.parent):
