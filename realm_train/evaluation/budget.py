@@ -8,7 +8,7 @@ from typing import Any
 from realm_train.evaluation.advice import verdict
 from realm_train.evaluation.forecast import ITEM, Schedule, index_memory, still_to_grow, vector_bytes
 
-BATCH_DECAY = 0.966  # of an encoder's growth from batch to batch of 512; DECAY for four of them
+BATCH_DECAY = 0.966  # of an encoder's growth from batch to batch of 512
 BATCH = 512
 SPARE = 2  # index versions on disk beside those kept: the shards of a refresh, and the version made from them
 

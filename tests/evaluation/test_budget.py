@@ -11,6 +11,7 @@ from rich.console import Console
 
 from realm_train.evaluation.advice import duration, size, table
 from realm_train.evaluation.budget import budget
+from realm_train.evaluation.forecast import DECAY
 
 MB = 10**6
 FACTS = {
@@ -93,7 +94,7 @@ def test_the_busiest_stage_may_be_one_without_an_index():
 def test_what_a_process_grows_by_is_carried_from_stage_to_stage():
     growing = SimpleNamespace(**{**vars(STAGES["ict"]), "peaks": tuple(n * MB for n in (900, 1000, 1100, 1200))})
     trainer = forecast({**STAGES, "ict": growing})["memory"]["trainer"]
-    assert trainer["still_to_grow"] == pytest.approx(100 * MB * 0.87 / 0.13, rel=0.01)
+    assert trainer["still_to_grow"] == pytest.approx(100 * MB * DECAY / (1 - DECAY), rel=0.01)
     assert trainer["host"] - forecast()["memory"]["trainer"]["host"] == trainer["still_to_grow"]
     on_gpu = forecast({**STAGES, "ict": growing}, device="cuda")["memory"]["trainer"]
     assert on_gpu["still_to_grow"] == 0

@@ -168,16 +168,24 @@ class Arena:
         store, worker = IndexStore(self.folder / "index"), self.workers[0]
         os.kill(self.trainer.pid, signal.SIGSTOP)
         try:
-            if not waited(lambda: len(self.shards()) > 1, seconds=0.5):
-                return False
+            waited(lambda: len(self.shards()) > 1 or self.nothing_to_encode(), seconds=10.0)
             os.kill(worker.pid, signal.SIGSTOP)
             shards, published = self.shards(), store.latest()
-            if shards:
-                damage_file(self.rng.choice(shards), kind, self.rng)
+            if not shards:
+                os.kill(worker.pid, signal.SIGCONT)
+                return False
+            damage_file(self.rng.choice(shards), kind, self.rng)
             self.work(**faults)
-            return waited(lambda: store.latest() != published, seconds=5.0) and bool(shards)
+            assert waited(lambda: store.latest() != published, seconds=20.0), "the refresh with a damaged shard is stuck"
+            return True
         finally:
             os.kill(self.trainer.pid, signal.SIGCONT)
+
+    def nothing_to_encode(self) -> bool:
+        """Whether the newest snapshot, if there is one, has been published."""
+        newest = latest_snapshot(self.folder / "snapshots")
+        published = IndexStore(self.folder / "index").latest_step()
+        return newest is None or (published is not None and published >= int(newest.name[1:]))
 
     def publish_foreign(self, *, step: int, seed: int) -> None:
         """A whole version of another training with the same corpus, copied into this one's index."""
