@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import nn
 
 from realm_train.batch import MISSING, Candidates, MaskedBatch, Neighbours
 from realm_train.callbacks.display import log
@@ -63,11 +65,12 @@ class HeldOut(Callback):
         self._evaluate(trainer, pl_module)
 
     def examine(self, task: LightningModule, old: Index | None, new: Index) -> Callable[[], dict[str, float]]:
-        """Embeds the questions with the live weights, now; what it returns searches both indexes, in any thread: recall
-        with the new one, and its overlap with the old one."""
-        queries = self.questions(task)
+        """Copies the query tower as it is now; what it returns embeds the questions and searches both indexes, in any
+        thread and while training goes on: recall with the new one, and its overlap with the old one."""
+        tower = copy.deepcopy(task.realm.towers.query)
 
         def search() -> dict[str, float]:
+            queries = self._embedded(task, tower)
             found = self._search(task, queries, new)
             metrics = self._recall(found)
             if old is not None:
@@ -79,9 +82,12 @@ class HeldOut(Callback):
         return search
 
     def questions(self, task: LightningModule) -> list[torch.Tensor]:
-        """The questions' vectors [B, D], batch by batch."""
-        with evaluating(task), task.trainer.precision_plugin.forward_context():
-            return [task.realm.towers.query(batch.queries.to(task.device)) for batch in self.batches]
+        """The questions' vectors [B, D] by the live weights, batch by batch."""
+        return self._embedded(task, task.realm.towers.query)
+
+    def _embedded(self, task: LightningModule, tower: nn.Module) -> list[torch.Tensor]:
+        with evaluating(tower), task.trainer.precision_plugin.forward_context():
+            return [tower(batch.queries.to(task.device)) for batch in self.batches]
 
     def _search(self, task: LightningModule, queries: Sequence[torch.Tensor], index: Index) -> list[Neighbours]:
         found = zip(queries, self.batches, strict=True)

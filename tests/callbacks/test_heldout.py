@@ -168,3 +168,23 @@ def test_overlap_counts_shared_passages_and_of_an_index_with_itself_is_one(run, 
         assert [metrics[f"index/overlap@{k}"] for k in DEPTHS] == [1.0] * 3
     overlaps = series(other, "pretrain", "index/overlap@5")
     assert [step for step, _ in overlaps] == [2, 3] and all(0 <= value < 1 for _, value in overlaps)
+
+
+def test_what_is_examined_beside_training_is_the_retriever_of_the_swap(words, train, monkeypatch):  # noqa: F811
+    from realm_train.callbacks.heldout import HeldOut
+
+    pairs, examine = [], HeldOut.examine
+
+    def moved_on(self, task, old, new):
+        work, now = examine(self, task, old, new), examine(self, task, old, new)()
+        (weight,) = [value for name, value in task.realm.towers.query.named_parameters() if "word_embeddings" in name]
+        with torch.no_grad():
+            weight.neg_()
+            pairs.append((now, work(), examine(self, task, old, new)()))
+            weight.neg_()
+        return lambda: now
+
+    monkeypatch.setattr(HeldOut, "examine", moved_on)
+    train("stages=[pretrain]")
+    assert len(pairs) == 3 and all(now == later for now, later, _ in pairs)
+    assert any(now != other for now, _, other in pairs)  # or this proves nothing

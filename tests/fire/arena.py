@@ -176,7 +176,7 @@ class Arena:
                 return False
             damage_file(self.rng.choice(shards), kind, self.rng)
             self.work(**faults)
-            assert waited(lambda: store.latest() != published, seconds=20.0), "the refresh with a damaged shard is stuck"
+            assert waited(lambda: store.latest() != published, seconds=20.0), "a damaged shard stops the refresh"
             return True
         finally:
             os.kill(self.trainer.pid, signal.SIGCONT)
