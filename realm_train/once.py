@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from realm_train.build import build_towers, check_lengths, chosen_precision
+from realm_train.checkpoints import ORDER, Weights, last_checkpoint, trained_on, weights_of
 from realm_train.data.corpus import Corpus
 from realm_train.errors import BadInput
 from realm_train.index.refresher import Refresher
@@ -19,16 +21,6 @@ from realm_train.index.reuse import remember_keys
 from realm_train.index.snapshot import tower_hash
 from realm_train.index.store import IndexStore
 from realm_train.tasks.encode import passage_encoder
-from realm_train.train import (
-    STAGES,
-    Weights,
-    build_towers,
-    check_lengths,
-    chosen_precision,
-    last_checkpoint,
-    trained_on,
-    weights_of,
-)
 
 
 def refresh_once(
@@ -69,7 +61,7 @@ def run_config(run: Path) -> DictConfig:
 
 def newest_towers(run: Path) -> tuple[Path, Weights]:
     """The newest checkpoint of the last stage that trains towers, and its towers."""
-    for stage in reversed(STAGES):
+    for stage in reversed(ORDER):
         checkpoint = last_checkpoint(run, stage, required=False)
         if checkpoint is not None and (weights := weights_of(checkpoint, "towers")):
             return checkpoint, weights

@@ -25,8 +25,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
+from realm_train.build import build_towers, chosen_precision
 from realm_train.callbacks.adoption import refresher
 from realm_train.callbacks.refresh_plan import RefreshPlan
+from realm_train.checkpoints import last_checkpoint, weights_of
 from realm_train.command import command, resolved
 from realm_train.data.corpus import Corpus
 from realm_train.errors import BadInput
@@ -37,7 +39,7 @@ from realm_train.index.store import IndexStore
 from realm_train.tasks.encode import passage_encoder
 from realm_train.tasks.encoding_rate import EncodingRate, encoding_rate
 from realm_train.tasks.rehearsal import Rehearsal, rehearse, seconds_of
-from realm_train.train import STAGES, build_towers, chosen_precision, last_checkpoint, quiet, weights_of
+from realm_train.train import STAGES, quiet
 
 PASSAGES = 2048  # of the index in the rehearsal: the rest is arithmetic
 ROWS = 32768  # of the index that is published, opened and searched to time it

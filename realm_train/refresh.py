@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from realm_train.build import build_towers, chosen_precision
 from realm_train.callbacks.adoption import refresher
 from realm_train.command import command
 from realm_train.data.corpus import Corpus
@@ -23,7 +24,6 @@ from realm_train.index.worker import alone, done_when, follow
 from realm_train.once import refresh_once, summary
 from realm_train.ports import EncodePassages
 from realm_train.tasks.encode import passage_encoder
-from realm_train.train import build_towers, chosen_precision
 
 
 @command("refresh")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import shlex
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -19,6 +18,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
+from realm_train.build import build_reader, build_towers, check_lengths, chosen_precision
 from realm_train.callbacks import provenance
 from realm_train.callbacks.cold_start import ColdStart
 from realm_train.callbacks.heldout import HeldOut
@@ -26,7 +26,9 @@ from realm_train.callbacks.live import Live
 from realm_train.callbacks.metrics import JsonlLogger
 from realm_train.callbacks.randomness import Randomness
 from realm_train.callbacks.refresh import MODES
+from realm_train.callbacks.stage_clock import StageClock
 from realm_train.callbacks.throughput import Throughput
+from realm_train.checkpoints import Weights, finished, last_checkpoint, read_checkpoint, trained_on, weights_of
 from realm_train.command import command, resolved
 from realm_train.data.corpus import Corpus
 from realm_train.data.ict import ClozePairs
@@ -34,16 +36,12 @@ from realm_train.data.masked import MaskedSentences, ReadingSentences
 from realm_train.data.oracle import Oracle
 from realm_train.data.sampling import StepLoader
 from realm_train.errors import BadInput
-from realm_train.models.reader import Reader
 from realm_train.models.realm import Realm
-from realm_train.models.towers import Towers
 from realm_train.tasks.ict import IctTask
 from realm_train.tasks.masked_lm import MaskedLmTask
 from realm_train.tasks.optimizer import Optimization
 from realm_train.tasks.pretrain import PretrainTask
 from realm_train.tasks.retrieval import Retrieval
-
-Trained = TypeVar("Trained", bound=torch.nn.Module)
 
 
 @command("train")
@@ -99,16 +97,6 @@ def check_pretraining(cfg: DictConfig) -> None:
     instantiate(cfg.index)
 
 
-def check_lengths(corpus: Corpus, passage_length: int) -> None:
-    """Raises BadInput if a model that reads `passage_length` word pieces would miss the ends of passages."""
-    if corpus.manifest["max_length"] > passage_length:
-        raise BadInput(
-            f"passage_length: got {passage_length}, but the passages of {corpus.folder} have up to"
-            f" {corpus.manifest['max_length']} word pieces, whose ends would never be read; raise passage_length, or"
-            f" prepare the corpus with max_length={passage_length}"
-        )
-
-
 def open_run(run: Path, cfg: DictConfig, corpus: Corpus) -> None:
     """Makes the run folder; refuses to write into another run's, and to go on with another corpus."""
     unknown = set(cfg.stages) - set(STAGES)
@@ -124,15 +112,6 @@ def open_run(run: Path, cfg: DictConfig, corpus: Corpus) -> None:
             " that it was trained on to go on with it, or another name= to start anew on this one"
         )
     run.mkdir(parents=True, exist_ok=True)
-
-
-def trained_on(run: Path) -> str | None:
-    """The hash of the corpus that a run was trained on, as far as it is known."""
-    return provenance.read(run).get("data", {}).get("corpus")
-
-
-Weights = dict[str, dict[str, torch.Tensor]]
-"""State dicts of `towers` and `reader`, as far as earlier stages have trained them."""
 
 
 def train_ict(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> None:
@@ -276,7 +255,7 @@ def make_trainer(cfg: DictConfig, run: Path, stage: str) -> pl.Trainer:
         mode="max",
         enable_version_counter=False,  # a step has one name, and the highest is the last
     )
-    clock = provenance.StageClock(run, stage=stage)
+    clock = StageClock(run, stage=stage)
     try:
         trainer = pl.Trainer(
             **settings,
@@ -316,17 +295,6 @@ def finish_wandb() -> None:
     wandb.finish()
 
 
-def chosen_precision(cfg: DictConfig) -> str:
-    """The precision of the configuration; auto is bf16-mixed where GPU or CPU multiplies it natively, else 32-true."""
-    if cfg.trainer.precision != "auto":
-        return str(cfg.trainer.precision)
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    flags = Path("/proc/cpuinfo")
-    native = flags.exists() and {"avx512_bf16", "amx_bf16"} & set(flags.read_text().split())
-    return "bf16-mixed" if native else "32-true"
-
-
 def optimization(settings: DictConfig) -> Optimization:
     """The optimizer's settings of a stage."""
     return Optimization(
@@ -338,90 +306,10 @@ def optimization(settings: DictConfig) -> Optimization:
     )
 
 
-def build(config: DictConfig) -> Any:
-    """The object of a `_target_` whose nested mappings reach it as plain dicts."""
-    return instantiate(config, _convert_="all")
-
-
-def build_towers(cfg: DictConfig, corpus: Corpus, weights: Weights | None = None) -> Towers:
-    """The towers of the configuration, with trained weights where there are any."""
-    towers = build(cfg.model.towers)
-    check_vocabulary(towers.passage.encoder.config.vocab_size, corpus)
-    return with_weights(towers, (weights or {}).get("towers"))
-
-
-def build_reader(cfg: DictConfig, corpus: Corpus, weights: Weights) -> Reader:
-    """The reader of the configuration, with trained weights where there are any."""
-    reader = build(cfg.model.reader)
-    check_vocabulary(reader.masked_lm.config.vocab_size, corpus)
-    return with_weights(reader, weights.get("reader"))
-
-
-def check_vocabulary(pieces: int, corpus: Corpus) -> None:
-    """Raises BadInput if the corpus has word pieces that a model does not know."""
-    tokenizer = corpus.manifest["tokenizer"]
-    if pieces < tokenizer["vocab_size"]:
-        raise BadInput(
-            f"model: has {pieces} word pieces, but the corpus {corpus.folder} was tokenised with"
-            f" {tokenizer['vocab_size']} ({tokenizer['name']}); prepare the corpus with the model's tokenizer"
-        )
-
-
-def with_weights(module: Trained, weights: dict[str, torch.Tensor] | None) -> Trained:
-    """The module with these weights; raises BadInput if they are of another architecture."""
-    if weights:
-        try:
-            module.load_state_dict(weights)
-        except RuntimeError as error:
-            raise BadInput(
-                f"checkpoint: its {type(module).__name__} does not fit the configuration; use the model= that it was"
-                f" trained with ({str(error).splitlines()[1].strip()})"
-            ) from error
-    return module
-
-
-def weights_of(checkpoint: Path, *names: str) -> Weights:
-    """The state dicts of the named parts in a checkpoint of any stage."""
-    state = read_checkpoint(checkpoint)["state_dict"]
-    parts: Weights = {}
-    for key, value in state.items():
-        part, _, name = key.removeprefix("realm.").partition(".")
-        if part in names:
-            parts.setdefault(part, {})[name] = value
-    return parts
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What Lightning has saved, its tensors mapped and not read yet; raises BadInput for a file that is not whole."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False, mmap=True)
-    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(
-            f"{path}: is no whole checkpoint ({reason}); move it away to go on from the one before"
-        ) from error
-
-
 def heldout_batches(sentences: MaskedSentences, count: int, size: int = 16) -> list:
     """The first `count` held-out sentences, at most one a passage."""
     count = min(count, len(sentences.order.items))
     return sentences.micro_batches(range(count), size)
-
-
-def last_checkpoint(run: Path, stage: str | None = None, *, required: bool = True) -> Path | None:
-    """The newest checkpoint of a stage, or of the last stage that has one; raises BadInput if it is required."""
-    for name in [stage] if stage else reversed(STAGES):
-        saved = (run / "checkpoints" / name).glob("step-*.ckpt")
-        if newest := max(saved, key=lambda path: int(path.stem.removeprefix("step-")), default=None):
-            return newest
-    if required:
-        raise BadInput(f"{run / 'checkpoints'}: no checkpoint of {stage or 'any stage'}; train it first")
-    return None
-
-
-def finished(run: Path, stage: str) -> bool:
-    """Whether a stage of this run was trained to its end."""
-    return (run / "checkpoints" / stage / "DONE").exists()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ def test_a_recipe_says_how_it_is_run_and_what_to_expect(recipe):
 @pytest.mark.filterwarnings("ignore:cold start")
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_trains(recipe, spans_folder, tmp_path):  # noqa: F811
-    from realm_train.train import finished, main
+    from realm_train.checkpoints import finished
+    from realm_train.train import main
 
     run = tmp_path / "run"
     words = [f"experiment={recipe.stem}", f"run={run}", f"corpus={spans_folder}", *SIZES, *SMALLER]

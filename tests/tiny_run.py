@@ -162,7 +162,7 @@ def facts(run: Path, stage: str) -> list[dict]:
 
 def weights(run: Path, stage: str) -> dict[str, torch.Tensor]:
     """The model of a stage's last checkpoint."""
-    from realm_train.train import last_checkpoint
+    from realm_train.checkpoints import last_checkpoint
 
     return torch.load(last_checkpoint(run, stage), map_location="cpu", weights_only=False)["state_dict"]
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
 
 from realm_train.errors import BadInput
 
@@ -61,39 +60,6 @@ def stage_done(folder: str | Path, stage: str, *, seconds: float, steps: int) ->
     record = read(Path(folder))
     record.setdefault("stages", {})[stage] = {"seconds": round(seconds, 3), "steps": steps}
     _write(Path(folder), record)
-
-
-class StageClock(Callback):
-    """Notes a stage's seconds and steps when it ends; the time is kept in checkpoints, so a resumed stage counts both
-    parts (what was lost between the last checkpoint and a kill is not counted)."""
-
-    def __init__(self, folder: str | Path, *, stage: str) -> None:
-        self.folder = Path(folder)
-        self.stage = stage
-        self._before = 0.0
-        self._since: float | None = None
-
-    @property
-    def state_key(self) -> str:
-        return f"StageClock[{self.stage}]"
-
-    @property
-    def seconds(self) -> float:
-        """Wall clock spent in this stage, over all its processes."""
-        return self._before + (0.0 if self._since is None else time.monotonic() - self._since)
-
-    def state_dict(self) -> dict[str, float]:
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        self._before = state_dict["seconds"]
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._since = time.monotonic()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            stage_done(self.folder, self.stage, seconds=self.seconds, steps=trainer.global_step)
 
 
 def read(folder: Path) -> dict:

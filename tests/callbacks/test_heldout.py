@@ -8,11 +8,13 @@ import torch
 from hydra.utils import instantiate
 from tiny_run import overrides, series, spans_folder, threads, train  # noqa: F401
 
+from realm_train.build import build_reader, build_towers
+from realm_train.checkpoints import weights_of
 from realm_train.command import compose
 from realm_train.data.corpus import Corpus
 from realm_train.data.masked import MaskedSentences
 from realm_train.index.store import IndexStore
-from realm_train.train import build_reader, build_towers, sampling, weights_of
+from realm_train.train import sampling
 
 pytestmark = pytest.mark.filterwarnings("ignore:cold start")
 STEPS, DEPTHS = 3, (1, 5, 20)

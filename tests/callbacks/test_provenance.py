@@ -10,7 +10,8 @@ import pytorch_lightning as pl
 import torch
 
 from realm_train.callbacks import provenance
-from realm_train.callbacks.provenance import StageClock, stage_done, start
+from realm_train.callbacks.provenance import stage_done, start
+from realm_train.callbacks.stage_clock import StageClock
 from realm_train.errors import BadInput
 
 

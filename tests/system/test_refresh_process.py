@@ -56,8 +56,9 @@ def workers(monkeypatch):
 
 def inline_vectors(run, step, spans_folder):
     """The corpus through the passage tower of a checkpoint, in this process."""
+    from realm_train.build import build_towers
+    from realm_train.checkpoints import weights_of
     from realm_train.command import compose
-    from realm_train.train import build_towers, weights_of
 
     cfg = compose("train", *(run / "words.txt").read_text().split("\n"))
     corpus = Corpus(spans_folder)
