@@ -29,6 +29,15 @@ class Index(Protocol):
 
 
 @runtime_checkable
+class ReadableIndex(Index, Protocol):
+    """An index that gives its vectors back: fine-tuning scores the passages found again, with a gradient."""
+
+    def rows(self, ids: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
+        """The vectors of passages as they are stored, in fp32 on the ids' device; zeros for MISSING."""
+        ...
+
+
+@runtime_checkable
 class WritableIndex(Index, Protocol):
     """An index whose vectors can be replaced one by one while it is searched between training steps."""
 

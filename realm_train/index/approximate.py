@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from realm_train.batch import MISSING, Neighbours
 from realm_train.index.exact import QUERY_ROWS, SPARE, ExactIndex, as_tensor
 from realm_train.index.request import checked
-from realm_train.index.rescoring import rescored
+from realm_train.index.rescoring import rescored, rows_of
 
 
 @runtime_checkable
@@ -70,6 +70,10 @@ class ApproximateIndex:
         ]
         scores, ids = (torch.cat(parts).to(queries.device) for parts in zip(*found, strict=True))
         return Neighbours(scores=scores, ids=ids)
+
+    def rows(self, ids: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
+        """The vectors of passages as they are stored, in fp32 on the ids' device; zeros for MISSING."""
+        return rows_of(self._vectors, ids)
 
     def _settled(
         self, queries: Float[Tensor, "B D"], k: int, exclude: Int[Tensor, "B E"], *, fetch: int, width: int

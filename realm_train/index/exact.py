@@ -21,7 +21,7 @@ from torch import Tensor
 from realm_train.batch import MISSING, Neighbours
 from realm_train.errors import BadInput
 from realm_train.index.request import checked
-from realm_train.index.rescoring import rescored
+from realm_train.index.rescoring import rescored, rows_of
 
 DTYPES = ("float32", "float16", "bfloat16")
 BLOCK = 32  # columns whose maximum stands for them while a row is narrowed down
@@ -69,6 +69,10 @@ class ExactIndex:
         ]
         scores, ids = (torch.cat(parts).to(queries.device) for parts in zip(*found, strict=True))
         return Neighbours(scores=scores, ids=ids)
+
+    def rows(self, ids: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
+        """The vectors of passages as they are stored, in fp32 on the ids' device; zeros for MISSING."""
+        return rows_of(self.vectors, ids)
 
     @torch.no_grad()
     def write(self, ids: Int[Tensor, " N"], vectors: Float[Tensor, "N D"]) -> None:

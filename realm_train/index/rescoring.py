@@ -29,6 +29,14 @@ def rescored(
     return scores, ids.where(scores > -torch.inf, MISSING)
 
 
+def rows_of(vectors: Float[Tensor, "N D"], ids: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
+    """Those rows in fp32 on the ids' device; zeros for MISSING."""
+    if not len(vectors):
+        return torch.zeros(*ids.shape, vectors.shape[1], device=ids.device)
+    rows = vectors[ids.clamp(min=0).to(vectors.device)].to(ids.device, torch.float32)
+    return rows.masked_fill_((ids == MISSING)[..., None], 0.0)
+
+
 def _scores(
     queries: Float[Tensor, "B D"], ids: Int[Tensor, "B C"], vectors: Float[Tensor, "N D"]
 ) -> Float[Tensor, "B C"]:

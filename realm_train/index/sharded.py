@@ -112,6 +112,19 @@ class ShardedIndex:
             found.append(Neighbours(scores=part.scores, ids=ids))
         return merged(found, k)
 
+    @torch.no_grad()
+    def rows(self, ids: Int[Tensor, "B K"]) -> Float[Tensor, "B K D"]:
+        """As of the one index. All ranks ask at once, with the same K and any number of rows."""
+        counts = torch.cat(_from_all(torch.tensor([len(ids)]), [1] * _world())).tolist()
+        everyone = torch.cat(_from_all(ids, counts))
+        rows = torch.zeros(*everyone.shape, self.dim, device=ids.device)
+        for first, index in self.parts:
+            here = (everyone >= first) & (everyone < first + index.count)
+            rows += index.rows(torch.where(here, everyone - first, MISSING))
+        rows = sum(_from_all(rows, [len(everyone)] * len(counts)))  # exact: a row is zero on all ranks but one
+        start = sum(counts[: _rank()])
+        return rows[start : start + len(ids)]
+
     def write(self, ids: Int[Tensor, " N"], vectors: Float[Tensor, "N D"]) -> None:
         """Puts newer vectors in the place of those that this rank holds; the others' it passes over. No collective:
         every rank is to be given all of them. Raises BadInput as the shards do, and if they are not exact."""

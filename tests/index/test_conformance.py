@@ -16,7 +16,7 @@ from realm_train.errors import BadInput
 from realm_train.index.exact import Exact, ExactIndex
 from realm_train.index.faiss import Faiss
 from realm_train.index.sharded import Sharded
-from realm_train.ports import Index, SearchStructure
+from realm_train.ports import Index, ReadableIndex, SearchStructure
 
 MOST = {"width": 2**30, "fetch": 64}
 
@@ -102,6 +102,18 @@ def test_offers_the_port(build_any):
 @pytest.mark.parametrize("structure", [Exact(), Faiss(), Sharded(of=Exact())], ids=str)
 def test_structures_offer_their_port(structure):
     assert isinstance(structure, SearchStructure)
+
+
+def test_gives_back_the_vectors_that_it_was_made_of(build_any):
+    vectors = integers(torch.Generator().manual_seed(2), 40, 8)
+    index = build_any(vectors)
+    ids = torch.tensor([[3, 39, 3], [MISSING, 0, 17]])
+    assert isinstance(index, ReadableIndex)
+    expected = vectors[ids.clamp(min=0)]
+    expected[1, 0] = 0
+    assert torch.equal(index.rows(ids), expected) and index.rows(ids).dtype == torch.float32
+    found = index.search(vectors[:5], 3)
+    assert torch.equal((index.rows(found.ids) * vectors[:5, None]).sum(dim=2), found.scores)
 
 
 @pytest.mark.parametrize("seed", range(12))

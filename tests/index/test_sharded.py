@@ -129,7 +129,7 @@ def searched_in_shards():
         index = Sharded(of=Exact(), shards=shards).load(vectors, Path("."), {"kind": "exact"}, CPU)
         mine = slice(0, questions[0]) if rank == 0 else slice(questions[0], sum(questions))
         found = index.search(queries[mine], k, exclude[mine, : excluded[rank]] if excluded[rank] else None)
-        answers.append((len(index.parts), found.scores, found.ids))
+        answers.append((len(index.parts), found.scores, found.ids, index.rows(found.ids)))
     return answers
 
 
@@ -139,10 +139,11 @@ def test_two_ranks_find_what_one_index_finds_to_the_bit(tmp_path):
         vectors, queries, exclude = world(questions=sum(questions))
         whole, start = ExactIndex(torch.from_numpy(vectors)), 0
         for rank, number, columns in zip(ranks, questions, excluded, strict=True):
-            _, scores, ids = rank[case]
+            _, scores, ids, rows = rank[case]
             mine = slice(start, start + number)
             expected = whole.search(queries[mine], k, exclude[mine, :columns])
             assert torch.equal(ids, expected.ids) and torch.equal(scores, expected.scores)
+            assert torch.equal(rows, whole.rows(ids))
             start += number
         assert tuple(rank[case][0] for rank in ranks) == held
 
