@@ -1,6 +1,6 @@
 # Everything that a newcomer needs. It makes its own virtual environment in .venv and installs the tested versions once.
 PYTHON ?= python3
-EXTRAS ?= quickstart,mediawiki,faiss-cpu,dev
+EXTRAS ?= quickstart,mediawiki,faiss-cpu,web,dev
 SEED ?= 1
 PYTEST_WORKERS ?= 2
 CORPUS ?= data/vital
