@@ -27,14 +27,22 @@ def load_encoder(
     dropout: float | None = None,
     attention: str | None = None,
     gradient_checkpointing: bool = False,
+    pooler: bool = False,
+    subfolder: str = "",
 ) -> nn.Module:
     """An encoder with the weights of `name`, or with random ones from `config` (which names its `model_type`).
 
     `layers` keeps the first layers only; `dropout` replaces the model's own; `attention` names the implementation
-    (`sdpa`, `eager`, …; None: the library's choice). Raises BadInput if it cannot be had.
+    (`sdpa`, `eager`, …; None: the library's choice); `pooler` keeps what the family has behind [CLS]; `subfolder` is
+    where in the folder of `name` it lies. Raises BadInput if it cannot be had.
     """
-    encoder, _ = load(transformers.AutoModel, name, config=config, layers=layers, dropout=dropout, attention=attention)
-    if getattr(encoder, "pooler", None) is not None:
+    settings = {"config": config, "layers": layers, "dropout": dropout, "attention": attention, "subfolder": subfolder}
+    encoder, missing = load(transformers.AutoModel, name, **settings)
+    if pooler and name is not None and any(weight.startswith("pooler.") for weight in missing):
+        raise BadInput(
+            f"encoder {name}: got pooler=true, but its checkpoint has no weights of a pooler; set it to false"
+        )
+    if not pooler and getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # the tower projects [CLS] itself; a layer without gradient would stop DDP
     if gradient_checkpointing:
         checkpoint_activations(encoder)
@@ -49,6 +57,7 @@ def load(
     layers: int | None,
     dropout: float | None,
     attention: str | None = None,
+    subfolder: str = "",
 ) -> tuple[nn.Module, set[str]]:
     """A model of `auto_class` and the names of its weights that the checkpoint did not hold."""
     if (name is None) == (config is None):
@@ -63,12 +72,17 @@ def load(
         return model, set(model.state_dict())
     with _quiet():
         try:
-            found = transformers.AutoConfig.from_pretrained(name)
+            found = transformers.AutoConfig.from_pretrained(name, subfolder=subfolder)
             if layers is not None and layers > found.num_hidden_layers:
                 raise BadInput(f"encoder {name}: got layers={layers}, but it has {found.num_hidden_layers}")
             settings = _settings(found, layers, dropout)
             model, info = auto_class.from_pretrained(
-                name, output_loading_info=True, dtype=torch.float32, attn_implementation=attention, **settings
+                name,
+                output_loading_info=True,
+                dtype=torch.float32,
+                attn_implementation=attention,
+                subfolder=subfolder,
+                **settings,
             )
         except OSError as error:
             raise BadInput(
@@ -111,10 +125,13 @@ def _quiet():
         transformers.logging.enable_progress_bar()
 
 
-def encode_by_length(encoder: nn.Module, sequences: Sequences) -> Iterator[tuple[Tensor, Float[Tensor, "G T H"]]]:
+def encode_by_length(
+    encoder: nn.Module, sequences: Sequences, *, segments: bool = True
+) -> Iterator[tuple[Tensor, Float[Tensor, "G T H"]]]:
     """Groups of rows of like length, and the encoder's last hidden states of each group without needless padding.
 
     The word embeddings are looked up once for all groups: the gradient of each look-up is as large as the vocabulary.
+    Without `segments` the encoder is not told where the second one begins.
     """
     embedded = encoder.get_input_embeddings()(sequences.ids)
     for rows in length_buckets(sequences.lengths):
@@ -122,7 +139,7 @@ def encode_by_length(encoder: nn.Module, sequences: Sequences) -> Iterator[tuple
         width = int(lengths.max())
         columns = torch.arange(width, device=embedded.device)
         inputs = {"inputs_embeds": embedded[rows, :width], "attention_mask": (columns < lengths[:, None]).long()}
-        if getattr(encoder.config, "type_vocab_size", 0) >= 2:
+        if segments and getattr(encoder.config, "type_vocab_size", 0) >= 2:
             inputs["token_type_ids"] = (columns >= second[:, None]).long() * inputs["attention_mask"]
         yield rows, encoder(**inputs).last_hidden_state
 

@@ -17,8 +17,10 @@ from tiny_models import (
     tiny_towers,
 )
 
+from realm_train.batch import Sequences
+from realm_train.errors import BadInput
 from realm_train.models.encoder import load_encoder
-from realm_train.models.towers import Tower
+from realm_train.models.towers import Tower, Towers
 
 
 def naive_vector(tower, sequences, row) -> torch.Tensor:
@@ -41,6 +43,77 @@ def test_vectors_are_the_naive_ones_in_the_order_of_the_rows(pooling):
     torch.testing.assert_close(tower(padded_wider(sequences, 7)), expected, rtol=0, atol=2e-5)
     order = torch.randperm(25, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(tower(picked(sequences, order)), expected[order], rtol=0, atol=2e-5)
+
+
+def by_hand(tower, sequences, row, *, pooling, norm) -> torch.Tensor:
+    """One vector in numbers: what is pooled, a linear map where there is one, and what comes last."""
+    hidden = naive_hidden_states(tower.encoder, sequences, row)
+    pooled = hidden.mean(dim=0) if pooling == "mean" else hidden[0]
+    if pooling == "pooler":
+        pooled = torch.tanh(tower.encoder.pooler.dense.weight @ pooled + tower.encoder.pooler.dense.bias)
+    if isinstance(tower.projection, torch.nn.Linear):
+        pooled = tower.projection.weight @ pooled + tower.projection.bias
+    if norm == "l2":
+        return pooled / pooled.square().sum().sqrt()
+    if norm == "none":
+        return pooled
+    centred = pooled - pooled.mean()
+    return centred / (centred.square().mean() + 1e-12).sqrt()
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "l2", "none"])
+@pytest.mark.parametrize("dim, pooling", [(None, "mean"), (8, "pooler"), (None, "cls")])
+def test_every_head_is_the_one_by_hand(dim, pooling, norm):
+    torch.manual_seed(0)
+    encoder = load_encoder(config=BERT, pooler=pooling == "pooler")
+    tower = Tower(encoder, dim, pooling, norm=norm, norm_eps=1e-12).eval()
+    sequences = random_sequences(6)
+    expected = torch.stack([by_hand(tower, sequences, row, pooling=pooling, norm=norm) for row in range(6)])
+    torch.testing.assert_close(tower(sequences), expected, rtol=0, atol=2e-5)
+    assert tower.dim == expected.shape[1] == (dim or 32)
+
+
+def test_a_tower_without_segments_sees_one_segment():
+    torch.manual_seed(0)
+    encoder = load_encoder(config=BERT)
+    torch.manual_seed(1)
+    told = Tower(encoder, 8).eval()
+    torch.manual_seed(1)
+    not_told = Tower(encoder, 8, segments=False).eval()
+    sequences = random_sequences(6)
+    as_one = Sequences(sequences.ids, sequences.lengths, sequences.lengths)
+    assert torch.equal(not_told(sequences), told(as_one))
+    assert not torch.allclose(not_told(sequences), told(sequences))
+
+
+def test_a_pooler_that_is_used_gets_a_gradient_and_one_that_is_not_is_dropped():
+    towers = Towers(load_encoder(config=BERT, pooler=True), dim=8, pooling="pooler", shared=False)
+    both = towers.query(random_sequences(2)).sum() + towers.passage(random_sequences(2)).square().sum()
+    both.backward()
+    assert [name for name, value in towers.named_parameters() if value.grad is None] == []
+    assert Tower(load_encoder(config=BERT, pooler=True), 8).encoder.pooler is None
+
+
+def test_a_query_encoder_of_its_own():
+    torch.manual_seed(0)
+    passage, query = load_encoder(config=BERT), load_encoder(config=BERT)
+    towers = Towers(passage, query_encoder=query, dim=8, shared=False).eval()
+    assert towers.passage.encoder is passage and towers.query.encoder is query
+    assert torch.equal(towers.query.projection.weight, towers.passage.projection.weight)
+    sequences = random_sequences(3)
+    assert not torch.allclose(towers.query(sequences), towers.passage(sequences))
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"pooling": "pooler"}, "BertModel has none; .* with model.towers.encoder.pooler=true"),
+        ({"query_encoder": torch.nn.Identity()}, "set towers.shared=false"),
+    ],
+)
+def test_what_a_tower_cannot_be_is_told(settings, said):
+    with pytest.raises(BadInput, match=said):
+        Towers(load_encoder(config=BERT), **settings)
 
 
 def test_no_sequences_have_no_vectors():
