@@ -17,7 +17,7 @@ from realm_train.data.questions import read_questions
 from realm_train.errors import BadInput
 
 FORMAT = 1  # of the files: questions of another format are made again
-SHOWN_ANSWERS = 10
+SHOWN_ANSWERS, SHOWN_GROUPS = 10, 10
 
 
 def prepare_questions(*, source: QuestionSource, out: str | Path) -> tuple[dict, bool]:
@@ -89,8 +89,9 @@ def summary(manifest: dict, out: str | Path) -> str:
     """The step's last line."""
     counts = manifest["counts"]
     totals = {group: sum(by_split.values()) for group, by_split in counts["by_group"].items()}
+    of = listed(totals) if len(totals) <= SHOWN_GROUPS else f"{len(totals)} kinds"
     return (
-        f"{manifest['count']:,} questions: {listed(manifest['splits'])}; of {listed(totals)}; left out:"
+        f"{manifest['count']:,} questions: {listed(manifest['splits'])}; of {of}; left out:"
         f" {listed(counts['skipped'])}; changed: {listed(counts['changed'])}; {manifest['seconds']} s → {out}"
     )
 

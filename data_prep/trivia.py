@@ -16,8 +16,8 @@ from realm_train.errors import BadInput
 
 NO_QUESTIONS = {"AUTHOR", "CONFIG"}
 LINK = re.compile(r"https?://")
-OPTIONS = re.compile(r"\b(?:of|from) (?:the following|these)\b|\btrue or false\b", re.IGNORECASE)
-LABEL = re.compile(r"(?:\[(?P<category>[^\]]+)\]|(?P<lead>[A-Z][\w ]*):)\s*(?P<rest>.*)")
+OPTIONS = re.compile(r"\b(?:which|what|one) of (?:the following|these)\b|\btrue or false\b", re.IGNORECASE)
+LABEL = re.compile(r"(?:\[(?P<category>[^\]]+)\]|[A-Z]\w*(?: \w+){0,2}:)\s*(?P<rest>.*)")
 BLANK = "__"
 TERM_WORDS = 3  # what follows a label is a question from one word more on
 
@@ -89,7 +89,7 @@ def unfit(text: str, answers: tuple[str, ...]) -> str | None:
     label = LABEL.fullmatch(text)
     if OPTIONS.search(text) or (label and "/" in (label["category"] or "")):
         return "options"
-    if label and BLANK not in text and len(label["rest"].split()) <= TERM_WORDS:
+    if label and BLANK not in text and label["rest"][:1].isalpha() and len(label["rest"].split()) <= TERM_WORDS:
         return "mapping"
     return None
 
