@@ -117,7 +117,7 @@ def untuned(run: str) -> str:
 
 def as_typed(argv: Sequence[str]) -> list[str]:
     """The words of a command line with the question quoted for Hydra, in whose grammar commas, brackets, equals and
-    apostrophes mean something; a question that is quoted already stays."""
+    apostrophes mean something, and ${…} to OmegaConf; a question that is quoted already stays."""
     words, typed = list(argv), []
     while words:
         name, equals, question = words.pop(0).partition("=")
@@ -127,7 +127,7 @@ def as_typed(argv: Sequence[str]) -> list[str]:
         if not equals and words:
             question = words.pop(0)
         is_quoted = len(question) > 1 and question[0] == question[-1] and question[0] in "'\""
-        typed.append(f"question={question if is_quoted else quoted(question)}")
+        typed.append("question=" + (question if is_quoted else quoted(question.replace("${", r"\${"))))
     return typed
 
 

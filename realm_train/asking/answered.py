@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from realm_train.batch import MISSING
 from realm_train.errors import BadInput
@@ -46,6 +46,7 @@ class Answered:
         return max(read, key=lambda place: self.passages[place].span_p) if self.answer is not None else None
 
 
+@runtime_checkable
 class Texts(Protocol):
     """What a corpus is asked for."""
 
@@ -54,6 +55,7 @@ class Texts(Protocol):
         ...
 
 
+@runtime_checkable
 class ReadsSpans(Protocol):
     """What a span reader is asked for."""
 

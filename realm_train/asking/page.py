@@ -80,12 +80,12 @@ def side(answered: Answered, *, named: bool) -> str:
     """What one run says: its answer, the passages with their probabilities, and p(null)."""
     source = answered.source()
     rows = "".join(row(shown, source=place == source) for place, shown in enumerate(answered.passages))
-    null = f'<li class="null">{bars(answered.p_null, None)}<i>p(null): the empty passage ∅, no help from the corpus</i></li>'
+    null = f"{bars(answered.p_null, None)}<i>p(null): the empty passage ∅, no help from the corpus</i>"
     exact = answered.index_recall
     search = "" if exact >= 1.0 else f'<p class="remark">The search finds {exact:.1%} of what exact search finds.</p>'
     return (
         f"<section>{f'<h4>{escape(answered.run)}</h4>' if named else ''}{verdict(answered)}"
-        f"<ol>{rows}{null}</ol>{search}</section>"
+        f'<ol>{rows}<li class="null">{null}</li></ol>{search}</section>'
     )
 
 
