@@ -83,13 +83,15 @@ def bracketed(host: str) -> str:
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 is any free one. Raises BadInput where it cannot, such as on a port in use."""
+    if not 0 <= port <= 65535:
+        raise BadInput(f"port: got {port}, expected 0 (any free one) to 65535")
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(place[:2], family=family)
+    except OSError as error:
         raise BadInput(
-            f"host={host} port={port}: cannot listen there ({reason}); take another port, or port=0 for any free one"
+            f"host={host} port={port}: cannot listen there ({error.strerror}); take another port, or port=0 for any"
+            " free one"
         ) from error
 
 
