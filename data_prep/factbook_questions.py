@@ -40,7 +40,7 @@ class FactbookQuestions(QuestionSource):
         return [{**fingerprint(file), "path": f"{file.parent.name}/{file.name}"} for file in self._files()]
 
     def settings(self) -> dict:
-        asked = [[attribute.name, attribute.path, *attribute.phrasings] for attribute in ATTRIBUTES]
+        asked = [[one.name, one.path, one.read.__name__, *one.phrasings] for one in ATTRIBUTES]
         return {**super().settings(), "attributes": digest({"attributes": asked})}
 
     def __iter__(self) -> Iterator[Candidate]:

@@ -14,7 +14,7 @@ DAY = re.compile(rf"\b\d{{1,2}} (?:{MONTHS})\b")
 DATE = re.compile(rf"{DAY.pattern} \d{{4}}\b")
 MEASURE = re.compile(r"^[\d,.]+(?: (?:million|billion))?(?: (?:sq )?(?:km|m|years)\b)?")
 PARENTHESIS = re.compile(r"\([^()]*\)")
-SHARE = re.compile(r"(?:^|\s+)(?:less than )?[<~]?\d[\d.,-]*\s*%?(?:\s*km)?$")  # what lists say of their entries
+SHARE = re.compile(r"(?:^|\s+)(?:(?:less|more) than )?[<~]?\d[\d.,-]*\s*%?(?:\s*km)?$")  # of an entry of a list
 NOTE = re.compile(r"\bnotes?\b[^:;]{0,12}:.*")
 NOTHING = re.compile(r"\W*|n/?a|none\b.*|other\b.*|unknown|unspecified.*|various|unnamed\b.*", re.IGNORECASE)
 TITLE = re.compile(
@@ -40,9 +40,10 @@ def parts(text: str, separator: str) -> list[str]:
 
 
 def short(answers: Iterable[str]) -> list[str]:
-    """Those that are an answer: not nothing, and of few words."""
+    """Those that are an answer: not nothing, of few words, and without a share inside of them."""
     kept = [answer.strip(' "') for answer in answers]
-    return [answer for answer in kept if not NOTHING.fullmatch(answer) and len(answer.split()) <= LONGEST]
+    fit = [answer for answer in kept if "%" not in answer and len(answer.split()) <= LONGEST]
+    return [answer for answer in fit if not NOTHING.fullmatch(answer)]
 
 
 def first(text: str) -> list[str]:

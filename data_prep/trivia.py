@@ -18,7 +18,8 @@ NO_QUESTIONS = {"AUTHOR", "CONFIG"}
 LINK = re.compile(r"https?://")
 OPTIONS = re.compile(r"\b(?:which|what|one) of (?:the following|these)\b|\btrue or false\b", re.IGNORECASE)
 LABEL = re.compile(r"(?:\[(?P<category>[^\]]+)\]|[A-Z]\w*(?: \w+){0,2}:)\s*(?P<rest>.*)")
-BLANK = "__"
+# what no mere term begins with, or has: a word that asks, a number, a blank to fill in
+ASKS = re.compile(r"(?:who|what|which|when|where|why|how)\b|\d|.*__", re.IGNORECASE)
 TERM_WORDS = 3  # what follows a label is a question from one word more on
 
 
@@ -89,7 +90,7 @@ def unfit(text: str, answers: tuple[str, ...]) -> str | None:
     label = LABEL.fullmatch(text)
     if OPTIONS.search(text) or (label and "/" in (label["category"] or "")):
         return "options"
-    if label and BLANK not in text and label["rest"][:1].isalpha() and len(label["rest"].split()) <= TERM_WORDS:
+    if label and len(label["rest"].split()) <= TERM_WORDS and not ASKS.match(label["rest"]):
         return "mapping"
     return None
 

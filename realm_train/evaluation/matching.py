@@ -27,7 +27,7 @@ CACHED = 1 << 15  # texts kept prepared: some 60 MB of passages of a hundred wor
 class AnswerMatcher:
     """Tells whether texts hold answers; a text that comes again is not prepared again."""
 
-    def __init__(self, how: Matching) -> None:
+    def __init__(self, how: Matching | str) -> None:
         if how not in get_args(Matching):
             raise BadInput(f"matching: got {how!r}, expected one of {', '.join(get_args(Matching))}")
         self.how = how
