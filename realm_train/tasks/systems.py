@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -26,6 +26,7 @@ class Reply:
     p_null: float | None = None  # None: it has no null passage
 
 
+@runtime_checkable
 class System(Protocol):
     """A row of the table."""
 
