@@ -81,6 +81,19 @@ class ReadingBatch(Record):
 
 
 @dataclass(frozen=True)
+class QuestionBatch(Record):
+    """Questions `[CLS] x [SEP]`, and what answers each of them: any of some strings, or what regular expressions match."""
+
+    queries: Sequences
+    answers: tuple[tuple[str, ...], ...]
+    regex: tuple[bool, ...]
+    step_questions: int  # in the whole optimiser step on this rank, for the loss's denominator
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+
+@dataclass(frozen=True)
 class IctBatch(Record):
     """Inverse cloze task: row b's query is a sentence of row b's passage (ORQA, section 5)."""
 

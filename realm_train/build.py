@@ -12,7 +12,9 @@ from omegaconf import DictConfig
 from realm_train.checkpoints import Weights
 from realm_train.data.corpus import Corpus
 from realm_train.errors import BadInput
+from realm_train.models.open_qa import OpenQa
 from realm_train.models.reader import Reader
+from realm_train.models.span_reader import SpanReader
 from realm_train.models.towers import Towers
 
 Trained = TypeVar("Trained", bound=torch.nn.Module)
@@ -35,6 +37,24 @@ def build_reader(cfg: DictConfig, corpus: Corpus, weights: Weights) -> Reader:
     reader = build(cfg.model.reader)
     check_vocabulary(reader.masked_lm.config.vocab_size, corpus)
     return with_weights(reader, weights.get("reader"))
+
+
+def build_open_qa(cfg: DictConfig, corpus: Corpus, weights: Weights) -> OpenQa:
+    """Towers, a span reader over the encoder of the configuration's reader, and the null score: those that fine-tuning
+    has trained, or pretraining."""
+    reader = build_reader(cfg, corpus, weights)
+    span_reader = SpanReader(reader.masked_lm.base_model, width=cfg.open_qa.width, max_span=cfg.open_qa.max_span)
+    qa = OpenQa(
+        build_towers(cfg, corpus, weights),
+        with_weights(span_reader, weights.get("span_reader")),
+        sep_id=corpus.sep_id,
+        max_joint_length=cfg.query_length + cfg.passage_length,
+        null_score=cfg.open_qa.null_score,
+    )
+    if qa.null_bias is not None and "null_bias" in weights:
+        with torch.no_grad():
+            qa.null_bias.copy_(weights["null_bias"][""])
+    return qa
 
 
 def check_vocabulary(pieces: int, corpus: Corpus) -> None:

@@ -11,10 +11,11 @@ import torch
 from realm_train.callbacks import provenance
 from realm_train.errors import BadInput
 
-ORDER = ("ict", "mlm", "pretrain")  # of the stages: each starts from the weights of those before it
+ORDER = ("ict", "mlm", "pretrain", "open_qa")  # of the stages: each starts from the weights of those before it
+PARTS = ("towers", "reader", "span_reader", "null_bias")  # of a model: what a stage can hand on
 
 Weights = dict[str, dict[str, torch.Tensor]]
-"""State dicts of `towers` and `reader`, as far as earlier stages have trained them."""
+"""State dicts of the PARTS that earlier stages have trained; a scalar's has one entry, named ''."""
 
 
 def weights_of(checkpoint: Path, *names: str) -> Weights:
@@ -22,7 +23,7 @@ def weights_of(checkpoint: Path, *names: str) -> Weights:
     state = read_checkpoint(checkpoint)["state_dict"]
     parts: Weights = {}
     for key, value in state.items():
-        part, _, name = key.removeprefix("realm.").partition(".")
+        part, _, name = key.removeprefix("realm.").removeprefix("qa.").partition(".")
         if part in names:
             parts.setdefault(part, {})[name] = value
     return parts
@@ -58,3 +59,27 @@ def finished(run: Path, stage: str) -> bool:
 def trained_on(run: Path) -> str | None:
     """The hash of the corpus that a run was trained on, as far as it is known."""
     return provenance.read(run).get("data", {}).get("corpus")
+
+
+def weights_up_to(run: Path, stage: str | None = None) -> tuple[str, int, Weights]:
+    """The weights that a run has after `stage` (None: its last), whichever stages trained them; the last stage that
+    trained towers, and its step."""
+    if stage is not None and stage not in ORDER:
+        raise BadInput(f"stage: got {stage!r}, expected one of {', '.join(ORDER)}")
+    stages = ORDER if stage is None else ORDER[: ORDER.index(stage) + 1]
+    weights: Weights = {}
+    newest = None
+    for name in stages:
+        checkpoint = last_checkpoint(run, name, required=False)
+        if checkpoint is None:
+            continue
+        found = weights_of(checkpoint, *PARTS)
+        if "towers" in found:
+            newest = name, int(checkpoint.stem.removeprefix("step-"))
+        weights |= found
+    if newest is None:
+        raise BadInput(
+            f"{run / 'checkpoints'}: no trained towers{f' up to the stage {stage}' if stage else ''}; train ict,"
+            " pretrain or open_qa first"
+        )
+    return *newest, weights

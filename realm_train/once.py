@@ -88,10 +88,15 @@ def check_tokenizer(corpus: Corpus, *, own: Corpus | None) -> None:
         )
 
 
-def refresher_of(run: Path, cfg: DictConfig, corpus: Corpus, *, own: Corpus | None, dim: int) -> Refresher:
-    """The refresher that publishes where the corpus belongs, and reuses rows of every index of the run."""
-    is_own = corpus.hash == trained_on(run)
-    store = IndexStore(run / ("index" if is_own else f"index-{corpus.folder.resolve().name}"))
+def refresher_of(
+    run: Path, cfg: DictConfig, corpus: Corpus, *, own: Corpus | None, dim: int, stage: str | None = None
+) -> Refresher:
+    """The refresher that publishes where the corpus belongs, apart for the towers of an earlier `stage`, and reuses
+    rows of every index of the run."""
+    is_own = corpus.hash == trained_on(run) and stage is None
+    names = [] if stage is None else [stage]
+    names += [] if corpus.hash == trained_on(run) else [corpus.folder.resolve().name]
+    store = IndexStore(run / "-".join(["index", *names]))
     if own is not None and IndexStore(run / "index").versions():  # which may be older than the keeping of keys
         remember_keys(run / "index", own.hash, own.passage_keys)
     return Refresher(

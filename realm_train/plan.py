@@ -35,11 +35,12 @@ from realm_train.errors import BadInput
 from realm_train.evaluation.advice import table
 from realm_train.evaluation.budget import budget
 from realm_train.evaluation.footprint import footprint, forget_peak
+from realm_train.fitting import quiet
 from realm_train.index.store import IndexStore
+from realm_train.stages import STAGES
 from realm_train.tasks.encode import passage_encoder
 from realm_train.tasks.encoding_rate import EncodingRate, encoding_rate
 from realm_train.tasks.rehearsal import Rehearsal, rehearse, seconds_of
-from realm_train.train import STAGES, quiet
 
 PASSAGES = 2048  # of the index in the rehearsal: the rest is arithmetic
 ROWS = 32768  # of the index that is published, opened and searched to time it

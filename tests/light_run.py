@@ -89,7 +89,7 @@ class LightTask(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.tower = LightTower()
-        self.realm = SimpleNamespace(towers=SimpleNamespace(passage=self.tower))
+        self.towers = SimpleNamespace(passage=self.tower)
         self.retrieval = SimpleNamespace(index=None, adopt=lambda index: setattr(self.retrieval, "index", index))
         self.keep_vectors, self.kept, self.logged = False, [], {}
 

@@ -6,11 +6,14 @@ import json
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+
+from realm_train.data.corpus import Corpus
 
 SIZES = [  # of a model that is trained in a second; dropout, so that random numbers matter
     "model=scratch",
@@ -25,9 +28,7 @@ SIZES = [  # of a model that is trained in a second; dropout, so that random num
     "ict.heldout=4",
     "pretrain.heldout=8",
     "heldout_percent=30.0",
-    "trainer.accelerator=cpu",
-    "trainer.precision=32-true",
-    "threads=1",
+    *(ON_CPU := ["trainer.accelerator=cpu", "trainer.precision=32-true", "threads=1"]),
 ]
 STEPS = [
     "ict.steps=2",
@@ -85,6 +86,35 @@ def spans_folder(corpus_folder, tmp_path_factory) -> Path:
 def overrides(spans_folder) -> list[str]:
     """A small run of both stages with an inline refresh, as words of a command line."""
     return [f"corpus={spans_folder}", *INLINE, *SIZES, *STEPS]
+
+
+@pytest.fixture(scope="session")
+def pretrained(overrides, tmp_path_factory) -> Path:
+    """A run of both stages, to fine-tune; not to be written to."""
+    from realm_train.command import compose
+    from realm_train.train import main
+
+    run, threads = tmp_path_factory.mktemp("pretrained") / "run", torch.get_num_threads()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="cold start")
+        main(compose("train", f"run={run}", *overrides))
+    torch.set_num_threads(threads)
+    return run
+
+
+@pytest.fixture(scope="session")
+def questions_file(spans_folder, tmp_path_factory) -> Path:
+    """Sentences of the corpus with a salient span asked for, one a passage."""
+    corpus, lines = Corpus(spans_folder), []
+    for passage in range(corpus.count):
+        text = corpus.passage(passage)["text"]
+        for sentence, start, end, *_ in corpus.spans(passage)[:1].tolist():
+            first, last = corpus.sentences(passage)[sentence][:2].tolist()
+            question = text[first:start] + "what" + text[end:last].rstrip(". ") + "?"
+            lines.append(json.dumps({"question": question, "answers": [text[start:end]]}))
+    path = tmp_path_factory.mktemp("questions") / "questions.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 @pytest.fixture

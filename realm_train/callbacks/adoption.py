@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from realm_train.callbacks.agreement import Agreement
 from realm_train.callbacks.display import log
-from realm_train.callbacks.heldout import HeldOut
+from realm_train.callbacks.examining import Examining
 from realm_train.callbacks.loading import UNDER_WAY, Background
 from realm_train.callbacks.refresh_plan import RefreshPlan
 from realm_train.callbacks.written import Written
@@ -37,7 +38,8 @@ class Adoption(Callback):
 
     A checkpoint remembers the version it trained with and what was written into it; a resumed run loads it again, and
     versions that were encoded from later weights are put aside, as is all that an earlier start without a checkpoint
-    left behind. With `plan.final`, training ends with an index of the final weights.
+    left behind. With `plan.final`, training ends with an index of the final weights. Rows that an index in `reuse_from`
+    has of the very same weights are not encoded again.
     """
 
     def __init__(
@@ -50,11 +52,12 @@ class Adoption(Callback):
         passage_length: int,
         precision: str,
         index_device: str = "cpu",
-        heldout: HeldOut | None = None,
+        heldout: Examining | None = None,
+        reuse_from: Sequence[Path] = (),
     ) -> None:
         self.run, self.corpus, self.plan, self.structure = run, corpus, plan, structure
         self.passage_length, self.precision, self.index_device = passage_length, precision, index_device
-        self.heldout = heldout
+        self.heldout, self.reuse_from = heldout, reuse_from
         self.store = IndexStore(run / "index")
         self.snapshots = run / "snapshots"
         self.version: int | None = None
@@ -153,9 +156,11 @@ class Adoption(Callback):
 
     def _encode(self, trainer: Trainer, task: LightningModule) -> None:
         """Encodes the corpus here and now with the live weights, on all ranks; publishes, adopts."""
-        tower, step = task.realm.towers.passage, trainer.global_step
+        tower, step = task.towers.passage, trainer.global_step
         encode = passage_encoder(tower, self.corpus, max_length=self.passage_length, precision=self.precision)
-        manifest = refresher(self.store, self.corpus, tower.dim, self.plan, self.structure).refresh(
+        reuse_from = [IndexStore(folder) for folder in self.reuse_from]
+        encoding = refresher(self.store, self.corpus, tower.dim, self.plan, self.structure, reuse_from=reuse_from)
+        manifest = encoding.refresh(
             encode,
             step=step,
             tower=tower_hash(passage_tensors(task)),
@@ -234,10 +239,18 @@ class Adoption(Callback):
 
 def passage_tensors(task: LightningModule) -> dict[str, torch.Tensor]:
     """The weights that a refresh needs."""
-    return dict(task.realm.towers.passage.state_dict())
+    return dict(task.towers.passage.state_dict())
 
 
-def refresher(store: IndexStore, corpus: Corpus, dim: int, plan: RefreshPlan, structure: SearchStructure) -> Refresher:
+def refresher(
+    store: IndexStore,
+    corpus: Corpus,
+    dim: int,
+    plan: RefreshPlan,
+    structure: SearchStructure,
+    *,
+    reuse_from: Sequence[IndexStore] = (),
+) -> Refresher:
     """The refresher that the trainer uses inline and the worker in its own process."""
     return Refresher(
         store,
@@ -249,4 +262,5 @@ def refresher(store: IndexStore, corpus: Corpus, dim: int, plan: RefreshPlan, st
         keep=plan.keep,
         structure=structure,
         keys=corpus.passage_keys,  # rows of the same weights are not encoded again
+        reuse_from=reuse_from,
     )

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import nn
+from pytorch_lightning import LightningModule, Trainer
 
 from realm_train.batch import MISSING, Candidates, MaskedBatch, Neighbours
 from realm_train.callbacks.display import log
+from realm_train.callbacks.examining import Examining
 from realm_train.data.corpus import Corpus
-from realm_train.evaluation.retrieval import holds_answer, overlap_at, recall_at
+from realm_train.evaluation.retrieval import holds_answer
 from realm_train.models.realm import RealmOutput
 from realm_train.objectives.marginal import entropy
 from realm_train.ports import Index
-from realm_train.tasks.encode import evaluating
-
-DEPTHS = (1, 5, 20)
 
 
-class HeldOut(Callback):
+class HeldOut(Examining):
     """Evaluates before training, every `every` steps and after training; writes `heldout/<stage>-<step>.json`.
 
     The same sentences every time: their loss with retrieval, their loss with the null passage alone, and for the first
@@ -46,52 +42,11 @@ class HeldOut(Callback):
     ) -> None:
         self.folder, self.corpus, self.batches = run / "heldout", corpus, batches
         self.stage, self.every, self.shown = stage, every, shown
-        self._boundary = -1
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._boundary = trainer.global_step
-        if trainer.global_step == 0:  # a resumed run was evaluated before its checkpoint was written
-            pl_module.realm.start_null_at(self._candidate_score(pl_module))
-            self._evaluate(trainer, pl_module)
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
-        if trainer.global_step == self._boundary:
-            return
-        self._boundary = trainer.global_step
-        if self.every and trainer.global_step % self.every == 0 and trainer.global_step < trainer.max_steps:
-            self._evaluate(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._evaluate(trainer, pl_module)
-
-    def examine(self, task: LightningModule, old: Index | None, new: Index) -> Callable[[], dict[str, float]]:
-        """Copies the query tower as it is now; what it returns embeds the questions and searches both indexes, in any
-        thread and while training goes on: recall with the new one, and its overlap with the old one."""
-        tower = copy.deepcopy(task.realm.towers.query)
-
-        def search() -> dict[str, float]:
-            queries = self._embedded(task, tower)
-            found = self._search(task, queries, new)
-            metrics = self._recall(found)
-            if old is not None:
-                before = self._search(task, queries, old)
-                first, second = (np.concatenate([n.ids.numpy() for n in searches]) for searches in (before, found))
-                metrics |= {f"index/overlap@{k}": overlap_at(first, second, k) for k in DEPTHS}
-            return metrics
-
-        return search
-
-    def questions(self, task: LightningModule) -> list[torch.Tensor]:
-        """The questions' vectors [B, D] by the live weights, batch by batch."""
-        return self._embedded(task, task.realm.towers.query)
-
-    def _embedded(self, task: LightningModule, tower: nn.Module) -> list[torch.Tensor]:
-        with evaluating(tower), task.trainer.precision_plugin.forward_context():
-            return [tower(batch.queries.to(task.device)) for batch in self.batches]
-
-    def _search(self, task: LightningModule, queries: Sequence[torch.Tensor], index: Index) -> list[Neighbours]:
-        found = zip(queries, self.batches, strict=True)
-        return [task.retrieval.search(vectors, batch, max(DEPTHS), index=index) for vectors, batch in found]
+    def start(self, trainer: Trainer, task: LightningModule) -> None:
+        """The learned null score begins where the candidates are; then the first evaluation."""
+        task.realm.start_null_at(self._candidate_score(task))
+        self.evaluate(trainer, task)
 
     def _candidate_score(self, task: LightningModule) -> float:
         """Mean score f(x,z) of what the reader would read on these sentences."""
@@ -100,9 +55,11 @@ class HeldOut(Callback):
         scores = scores[scores.isfinite()]
         return float(scores.mean()) * task.realm.towers.scale if len(scores) else 0.0
 
-    def _recall(self, found: Sequence[Neighbours]) -> dict[str, float]:
-        hits = [self.hits(batch, n.ids) for batch, n in zip(self.batches, found, strict=True)]
-        return {f"retrieval/recall@{k}": recall_at(np.concatenate(hits), k) for k in DEPTHS}
+    def search(
+        self, task: LightningModule, queries: torch.Tensor, batch: MaskedBatch, k: int, *, index: Index
+    ) -> Neighbours:
+        """Never what gives the sentence away; see `Retrieval.search`."""
+        return task.retrieval.search(queries, batch, k, index=index)
 
     def hits(self, batch: MaskedBatch, ids: torch.Tensor) -> np.ndarray:
         """Which passages hold the masked span: [B, K] bool."""
@@ -112,7 +69,8 @@ class HeldOut(Callback):
     def _holds(self, passage: int, answer: np.ndarray) -> bool:
         return passage != MISSING and holds_answer(self.corpus.body(passage), answer, self.corpus.word_starts)
 
-    def _evaluate(self, trainer: Trainer, task: LightningModule) -> None:
+    def evaluate(self, trainer: Trainer, task: LightningModule) -> None:
+        """Loss with and without retrieval, and recall, of the model and the index as they are."""
         found = self._search(task, self.questions(task), task.retrieval.index)
         outcomes = [task.evaluate(batch) for batch in self.batches]
         losses, nulls, rows = [], [], []

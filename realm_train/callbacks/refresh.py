@@ -41,7 +41,7 @@ class Rolling(Adoption):
 
     def boundary(self, trainer: Trainer, task: LightningModule, step: int) -> None:
         rows = self._slice(step)
-        tower = task.realm.towers.passage
+        tower = task.towers.passage
         encode = passage_encoder(tower, self.corpus, max_length=self.passage_length, precision=self.precision)
         ids, vectors = self.ranks.gathered(torch.from_numpy(rows), encode(rows))
         self.written.write(task.retrieval.index, ids, vectors, step=step)

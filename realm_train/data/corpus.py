@@ -82,7 +82,10 @@ class Corpus:
         path = self.folder / "tokenizer.json"
         if not path.exists():
             raise BadInput(f"{path}: not found; prepare the corpus again")
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_padding()  # MiniLM's pads every text to 128 pieces
+        tokenizer.no_truncation()
+        return tokenizer
 
     @cached_property
     def passage_keys(self) -> np.ndarray:
@@ -210,7 +213,8 @@ class Corpus:
         )
 
     @cached_property
-    def _table(self):
+    def table(self):
+        """The passages as a `datasets.Dataset`, row i passage i; its Arrow files stay on disk."""
         import datasets
 
         shards = sorted((self.folder / "passages").glob("*.arrow"))
@@ -220,11 +224,11 @@ class Corpus:
 
     def passage(self, passage: int) -> dict:
         """`id`, `document`, `title`, `text` of one passage."""
-        return self._table[int(passage)]
+        return self.table[int(passage)]
 
     def passages(self, first: int, last: int) -> dict[str, list]:
         """The same of passages first … last-1, a list for each column; many at once are read much faster."""
-        return self._table[int(first) : int(last)]
+        return self.table[int(first) : int(last)]
 
 
 def read_manifest(folder: Path, *, kind: str, made_by: str) -> dict:

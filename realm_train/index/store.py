@@ -106,6 +106,10 @@ class IndexStore:
         """The newest version of weights after `step` steps or more, none of `besides`."""
         return next((version for version, trained in self._steps() if trained >= step and version not in besides), None)
 
+    def of_tower(self, tower: str, *, corpus: str) -> int | None:
+        """The newest version that these weights have made of this corpus."""
+        return next((v for v, _ in self._steps(corpus) if self.manifest(v)["tower"] == tower), None)
+
     def _steps(self, corpus: str | None = None) -> Iterator[tuple[int, int]]:
         """(version, trained step), newest first; what is damaged, or being pruned, is passed over."""
         for version in reversed(self.versions()):

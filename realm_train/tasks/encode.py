@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from realm_train.batch import Sequences
 from realm_train.data.corpus import Corpus
 from realm_train.models.towers import Tower
 from realm_train.ports import EncodePassages
@@ -25,6 +26,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             yield
     finally:
         module.train(training)
+
+
+def search_vectors(tower: Tower, sequences: Sequences, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+    """What to search with, given the vectors of a training step: these, or without dropout where they have some."""
+    if tower.dropout == 0:
+        return vectors.detach()
+    with evaluating(tower):
+        return tower(sequences)
 
 
 def autocast(device: torch.device | str, precision: str) -> torch.autocast:

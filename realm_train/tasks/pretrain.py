@@ -10,9 +10,10 @@ from torch import Tensor
 
 from realm_train.batch import Candidates, MaskedBatch
 from realm_train.models.realm import Realm, RealmOutput
+from realm_train.models.towers import Towers
 from realm_train.objectives.counts import global_sum, world_size
 from realm_train.objectives.marginal import Granularity, entropy, marginal_log_likelihood
-from realm_train.tasks.encode import evaluating
+from realm_train.tasks.encode import evaluating, search_vectors
 from realm_train.tasks.optimizer import Optimization
 from realm_train.tasks.retrieval import Retrieval, leaks
 from realm_train.tasks.task import Task
@@ -39,7 +40,8 @@ class PretrainTask(Task):
         """Minus the marginal log-likelihood, over the masks of all ranks and micro-batches of the step."""
         queries = self.realm.towers.query(batch.queries)
         on_cpu = batch.to("cpu")
-        candidates = self.retrieval.candidates(self._search_vectors(queries, batch), on_cpu)
+        searched = search_vectors(self.realm.towers.query, batch.queries, queries)
+        candidates = self.retrieval.candidates(searched, on_cpu)
         self._sums.leaks += leaks(candidates, on_cpu)
         candidates = candidates.to(self.device)
         output = self.realm(batch, candidates, queries)
@@ -52,11 +54,10 @@ class PretrainTask(Task):
         masks = global_sum(batch.step_masks, self.device)
         return -log_p.sum() * (world_size() * self.trainer.accumulate_grad_batches / masks)
 
-    def _search_vectors(self, queries: Float[Tensor, "B D"], batch: MaskedBatch) -> Float[Tensor, "B D"]:
-        if self.realm.towers.query.dropout == 0:
-            return queries.detach()
-        with evaluating(self.realm.towers.query):
-            return self.realm.towers.query(batch.queries)
+    @property
+    def towers(self) -> Towers:
+        """What the refresh encodes with."""
+        return self.realm.towers
 
     def kept_vectors(self) -> tuple[Int[Tensor, " N"], Float[Tensor, "N D"]]:
         """Ids and vectors of the passages that were read since the last call, as training embedded them."""

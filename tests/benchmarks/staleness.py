@@ -46,7 +46,7 @@ class Staleness(pl.Callback):
 
     def _compare(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         refresh = next(one for one in trainer.callbacks if isinstance(one, Adoption))
-        tower, used = task.realm.towers.passage, task.retrieval.index
+        tower, used = task.towers.passage, task.retrieval.index
         length, precision = refresh.passage_length, refresh.precision
         encode = passage_encoder(tower, refresh.corpus, max_length=length, precision=precision)
         fresh = ExactIndex(encode(np.arange(refresh.corpus.count)))

@@ -76,7 +76,7 @@ class Task(pl.LightningModule):
 
     def __init__(self, tower, retrieval):
         super().__init__()
-        self.realm = SimpleNamespace(towers=SimpleNamespace(query=tower))
+        self.towers = SimpleNamespace(query=tower)
         self.retrieval = retrieval
 
 

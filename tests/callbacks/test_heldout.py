@@ -14,7 +14,7 @@ from realm_train.command import compose
 from realm_train.data.corpus import Corpus
 from realm_train.data.masked import MaskedSentences
 from realm_train.index.store import IndexStore
-from realm_train.train import sampling
+from realm_train.stages import sampling
 
 pytestmark = pytest.mark.filterwarnings("ignore:cold start")
 STEPS, DEPTHS = 3, (1, 5, 20)
@@ -179,7 +179,7 @@ def test_what_is_examined_beside_training_is_the_retriever_of_the_swap(words, tr
 
     def moved_on(self, task, old, new):
         work, now = examine(self, task, old, new), examine(self, task, old, new)()
-        (weight,) = [value for name, value in task.realm.towers.query.named_parameters() if "word_embeddings" in name]
+        (weight,) = [value for name, value in task.towers.query.named_parameters() if "word_embeddings" in name]
         with torch.no_grad():
             weight.neg_()
             pairs.append((now, work(), examine(self, task, old, new)()))

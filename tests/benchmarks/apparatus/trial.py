@@ -11,7 +11,7 @@ from unittest import mock
 import pytorch_lightning as pl
 
 from data_prep import passages
-from realm_train import train
+from realm_train import stages, train
 from realm_train.command import compose
 
 
@@ -35,7 +35,7 @@ def words_of(corpus: str) -> list[str]:
 
 def trained(run: Path, words: list[str], *observers: pl.Callback) -> Path:
     """Trains as `python -m realm_train.train experiment=quickstart …` does, watched by callbacks that come last."""
-    make = train.make_trainer
+    make = stages.make_trainer
 
     def observed(*settings: object) -> pl.Trainer:
         trainer = make(*settings)
@@ -43,7 +43,7 @@ def trained(run: Path, words: list[str], *observers: pl.Callback) -> Path:
         return trainer
 
     cfg = compose("train", "experiment=quickstart", f"run={run}", "trainer.accelerator=cpu", *words)
-    with mock.patch.object(train, "make_trainer", observed), warnings.catch_warnings(), redirect_stdout(sys.stderr):
+    with mock.patch.object(stages, "make_trainer", observed), warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
         train.main(cfg)
     return run
