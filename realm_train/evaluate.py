@@ -29,7 +29,6 @@ from realm_train.report import write
 from realm_train.tasks.judging import Judge, Judged
 from realm_train.trained import open_trained
 
-
 WIDE = 120  # characters of a line where the output is no terminal
 
 

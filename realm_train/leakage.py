@@ -92,8 +92,8 @@ def near_duplicates(found: Sequence[Overlap], questions: Sequence[Question], tra
 
 
 def seen_sentences(trained: Trained, judge: Judge, judged: Sequence[Judged], measures: Measures) -> dict[str, Any]:
-    """Of how many questions a sentence that holds an answer, in a passage that was retrieved, was an example of a stage,
-    of the run or of one that it was trained from."""
+    """Of how many questions a sentence that holds an answer, in a passage that was retrieved, was an example of a stage
+    of the run, or of one that it was trained from."""
     corpus = trained.corpus
     answering = [answer_sentences(corpus, judge, one) for one in judged]
     passages = {passage for found in answering for passage, _ in found}
@@ -105,8 +105,12 @@ def seen_sentences(trained: Trained, judge: Judge, judged: Sequence[Judged], mea
         if trained_on(source) != corpus.hash:
             unknown[name] = "it was trained on another corpus"
             continue
-        cfg = OmegaConf.load(source / "config.yaml")
-        sentences = drawn_sentences(STREAMS[part](cfg, corpus), count, passages)
+        try:
+            stream = STREAMS[part](OmegaConf.load(source / "config.yaml"), corpus)
+        except BadInput as reason:  # its spans may be gone
+            unknown[name] = str(reason)
+            continue
+        sentences = drawn_sentences(stream, count, passages)
         hit = np.array([bool(one & sentences) for one in keys])
         stages[name] = {"questions": int(hit.sum()), "draws": count}
         drawn |= hit
