@@ -37,7 +37,7 @@ def test_a_recipe_trains(recipe, spans_folder, pretrained, questions_file, tmp_p
     from realm_train.train import main
 
     run, words = tmp_path / "run", [f"corpus={spans_folder}", *SIZES]
-    if OmegaConf.load(recipe).stages == ["open_qa"]:
+    if recipe.stem.startswith("open_qa"):
         words = [f"ckpt={pretrained}", f"questions={questions_file}", f"dev_questions={questions_file}", *ON_CPU]
     cfg = compose("train", f"experiment={recipe.stem}", f"run={run}", *words, *SMALLER)
     main(cfg)
