@@ -154,6 +154,7 @@ def train_open_qa(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) 
         optimization(settings),
         passage_length=cfg.passage_length,
         freeze_passages=not settings.refresh,
+        read_answer=settings.read_answer,
     )
     examples = QuestionExamples(questions, corpus, query_length=cfg.query_length, seed=cfg.seed)
     fit(trainer, task, examples, cfg, run, "open_qa")

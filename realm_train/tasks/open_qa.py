@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from realm_train.batch import MISSING, QuestionBatch
@@ -14,7 +14,7 @@ from realm_train.models.open_qa import OpenQa
 from realm_train.models.towers import Towers
 from realm_train.objectives.counts import global_sum, world_size
 from realm_train.objectives.spans import marginal_choice
-from realm_train.tasks.encode import search_vectors
+from realm_train.tasks.encode import evaluating, search_vectors
 from realm_train.tasks.optimizer import Optimization
 from realm_train.tasks.question_retrieval import Beam, QuestionRetrieval
 from realm_train.tasks.reading import read_passages
@@ -26,7 +26,8 @@ class OpenQaTask(Task):
     the null passage where none does; the reader's over all spans of the best passages.
 
     A question none of whose passages read holds an answer teaches the reader nothing, and is not read. With
-    `freeze_passages` the index is never stale; without, the passages read are embedded with the live weights.
+    `freeze_passages` the index is never stale; without, the best passages are embedded with the live weights. With
+    `read_answer` a passage of the beam that holds an answer is read where none of the best does (as DPR's reader).
     """
 
     def __init__(
@@ -37,10 +38,11 @@ class OpenQaTask(Task):
         *,
         passage_length: int,
         freeze_passages: bool = True,
+        read_answer: bool = False,
     ) -> None:
         super().__init__(optimization)
         self.qa, self.retrieval = qa, retrieval
-        self.passage_length, self.freeze_passages = passage_length, freeze_passages
+        self.passage_length, self.freeze_passages, self.read_answer = passage_length, freeze_passages, read_answer
         self._sums = QaSums()
         if freeze_passages:
             qa.towers.passage.requires_grad_(False)
@@ -71,7 +73,9 @@ class OpenQaTask(Task):
         if self.qa.null_bias is not None:
             return None
         null = self.retrieval.corpus.sequences(np.array([MISSING]), self.passage_length).to(self.device)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_passages):
+        if not self.freeze_passages:
+            return self.towers.passage(null)
+        with evaluating(self.towers.passage):  # as the index has its passages: without dropout
             return self.towers.passage(null)
 
     def _vectors(self, beam: Beam) -> Float[Tensor, "B K D"]:
@@ -88,21 +92,32 @@ class OpenQaTask(Task):
     ) -> tuple[Float[Tensor, " Q"], Bool[Tensor, " Q"], int]:
         """The reader's log p of the answers of the questions that it can learn from, whether its best span is right,
         and how many tokens it read."""
-        read, width = self.retrieval.read, self.qa.span_reader.max_span
-        useful = [spans[(spans[:, 0] < read) & (spans[:, 2] - spans[:, 1] < width)] for spans in beam.spans]
+        width = self.qa.span_reader.max_span
+        useful = [spans[spans[:, 2] - spans[:, 1] < width] for spans in beam.spans]
+        places = [self._places(spans) for spans in useful]
         # at least one is read, so that every rank has a gradient for every weight: that of log 1, if none is useful
-        chosen = [row for row, spans in enumerate(useful) if len(spans)] or [0]
-        spans, tokens = read_passages(self.qa, self.retrieval, batch.queries, beam.ids[:, :read], rows=chosen)
-        spans = spans + scores[chosen, 1 : read + 1, None, None]
+        chosen = [row for row, spans in enumerate(useful) if np.isin(spans[:, 0], places[row]).any()] or [0]
+        read = torch.tensor(np.stack(places))
+        spans, tokens = read_passages(self.qa, self.retrieval, batch.queries, beam.ids.gather(1, read), rows=chosen)
+        spans = spans + scores.gather(1, 1 + read.to(self.device))[chosen][:, :, None, None]
         right = torch.zeros(spans.shape, dtype=torch.bool)
-        for place, row in enumerate(chosen):
-            slot, first, last = torch.from_numpy(useful[row]).unbind(dim=1)
-            right[place, slot, first, last - first] = True
-        right = right.to(self.device) & spans.isfinite()  # a body may have been cut
+        for number, row in enumerate(chosen):
+            for slot, place in enumerate(places[row]):
+                first, last = torch.from_numpy(useful[row][useful[row][:, 0] == place, 1:]).unbind(dim=1)
+                right[number, slot, first, last - first] = True
+        right = right.to(self.device) & ~spans.isneginf()  # a body may have been cut
         log_p, answered = marginal_choice(spans.flatten(1), right.flatten(1))
         best = spans.flatten(1).argmax(dim=1, keepdim=True)
         hit = right.flatten(1).gather(1, best)[:, 0]
         return log_p[answered], hit[answered], tokens
+
+    def _places(self, spans: Int[np.ndarray, "S 3"]) -> Int[np.ndarray, " R"]:
+        """Which places of the beam are read: the best, or with `read_answer` one that holds an answer for the last of
+        them, where none of them does."""
+        places = np.arange(self.retrieval.read)
+        if self.read_answer and len(spans) and spans[0, 0] >= self.retrieval.read:
+            places[-1] = spans[0, 0]
+        return places
 
     def on_train_batch_end(self, outputs: object, batch: QuestionBatch, batch_idx: int) -> None:
         """Logs the whole optimiser step once its last micro-batch is done."""
