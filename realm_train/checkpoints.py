@@ -63,9 +63,11 @@ def trained_on(run: Path) -> str | None:
 
 def weights_up_to(run: Path, stage: str | None = None) -> tuple[str, int, Weights]:
     """The weights that a run has after `stage` (None: its last), whichever stages trained them; the last stage that
-    trained towers, and its step."""
+    trained towers, and its step. Raises BadInput where there are none, or `stage` was not trained."""
     if stage is not None and stage not in ORDER:
         raise BadInput(f"stage: got {stage!r}, expected one of {', '.join(ORDER)}")
+    if stage is not None:
+        last_checkpoint(run, stage)  # or those of an earlier stage would pass for its
     stages = ORDER if stage is None else ORDER[: ORDER.index(stage) + 1]
     weights: Weights = {}
     newest = None

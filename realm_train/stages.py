@@ -126,6 +126,7 @@ def train_open_qa(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) 
     trainer = make_trainer(cfg, run, "open_qa")
     reading = {"regex": settings.regex, "name": settings.questions_name}
     questions = read_questions(cfg.questions, split="train", **reading)
+    begins = settings.null_score == "learned" and "null_bias" not in weights
     heldout = QaHeldOut(
         heldout_questions(cfg, **reading),
         corpus,
@@ -133,7 +134,7 @@ def train_open_qa(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) 
         passage_length=cfg.passage_length,
         precision=trainer.precision,
         every=settings.evaluate_every,
-        null_begins=settings.null_score == "learned" and "null_bias" not in weights,
+        null_begins=questions[:256] if begins else (),
     )
     plan = instantiate(cfg.refresh) if settings.refresh else built_once(cfg)
     refresh = MODES[plan.mode](
@@ -144,7 +145,7 @@ def train_open_qa(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) 
         passage_length=cfg.passage_length,
         precision=trainer.precision,
         index_device=str(trainer.strategy.root_device),
-        heldout=heldout,
+        heldout=heldout if heldout.batches else None,
         reuse_from=[Path(cfg.ckpt) / "index"],
     )
     trainer.callbacks[:0] = [refresh, heldout]

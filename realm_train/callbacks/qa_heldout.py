@@ -22,8 +22,9 @@ from realm_train.tasks.question_retrieval import Beam, QuestionRetrieval
 
 
 class QaHeldOut(Examining):
-    """Logs exact match, recall and p(null) on the same questions every time; a learned null score that was never
-    trained begins at the mean score of their passages. A quick look while training: what is reported, evaluate says."""
+    """Logs exact match, recall and p(null) on the same questions every time, and nothing without any; a learned null
+    score begins at the mean score of the passages of `null_begins`. A quick look while training: what is reported,
+    evaluate says."""
 
     def __init__(
         self,
@@ -34,20 +35,23 @@ class QaHeldOut(Examining):
         passage_length: int,
         precision: str,
         every: int | None = None,
-        null_begins: bool = False,
+        null_begins: Sequence[Question] = (),
         size: int = 16,
     ) -> None:
-        self.corpus, self.every, self.null_begins = corpus, every, null_begins
+        self.corpus, self.every = corpus, every
         self.query_length, self.passage_length, self.precision = query_length, passage_length, precision
-        self.asked = [questions[start : start + size] for start in range(0, len(questions), size)]
-        examples = QuestionExamples(questions, corpus, query_length=query_length, seed=0)
-        self.batches = [examples.batch(part, len(questions)) for part in self.asked]
+        self.asked, self.null_begins = parts(questions, size), parts(null_begins, size)
+        self.batches = []
+        if questions:
+            examples = QuestionExamples(questions, corpus, query_length=query_length, seed=0)
+            self.batches = [examples.batch(part, len(questions)) for part in self.asked]
         self._passages = QuestionRetrieval(corpus, beam=max(DEPTHS), read=1, body_length=passage_length)
 
     def start(self, trainer: Trainer, task: LightningModule) -> None:
         """Where the null score begins; then the first evaluation."""
         if self.null_begins:
-            scores = torch.cat([found.scores[:, : task.retrieval.read] for found in self._retrieved(task)])
+            found = self._retrieved(task, self.null_begins)
+            scores = torch.cat([retrieved.scores[:, : task.retrieval.read] for retrieved in found])
             with torch.no_grad():
                 task.qa.null_bias.fill_(scores[scores.isfinite()].mean())
         self.evaluate(trainer, task)
@@ -64,7 +68,9 @@ class QaHeldOut(Examining):
 
     def evaluate(self, trainer: Trainer, task: LightningModule) -> None:
         """Asks all questions of the model and the index as they are."""
-        found = self._retrieved(task)
+        if not self.asked:
+            return
+        found = self._retrieved(task, self.asked)
         answerer = SpanAnswerer(
             task.qa,
             self.corpus,
@@ -83,7 +89,7 @@ class QaHeldOut(Examining):
         metrics |= {f"heldout/qa_recall@{k}": recall_at(np.concatenate(hits), k) for k in DEPTHS}
         log(trainer, {**metrics, "index/recall": task.retrieval.index.recall})
 
-    def _retrieved(self, task: LightningModule) -> list[Retrieved]:
+    def _retrieved(self, task: LightningModule, asked: Sequence[Sequence[Question]]) -> list[Retrieved]:
         null = task.qa.null_bias
         retriever = DenseRetriever(
             task.towers,
@@ -93,8 +99,13 @@ class QaHeldOut(Examining):
             null_bias=None if null is None else float(null.detach()),
             precision=self.precision,
         )
-        return [retriever([question.text for question in part], max(DEPTHS)) for part in self.asked]
+        return [retriever([question.text for question in part], max(DEPTHS)) for part in asked]
 
     def _right(self, question: Question, spans: Sequence[Span]) -> bool:
         said = spans[0].text if spans else ""
         return exact_match(said, question.answers, regex=question.regex)
+
+
+def parts(questions: Sequence[Question], size: int) -> list[Sequence[Question]]:
+    """The questions in order, `size` at a time."""
+    return [questions[start : start + size] for start in range(0, len(questions), size)]

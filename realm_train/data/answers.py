@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import regex
 from jaxtyping import Bool, Int, Integer
 
 Run = Integer[np.ndarray, " R"]
-FLAGS = re.IGNORECASE | re.UNICODE | re.MULTILINE
+FLAGS = regex.IGNORECASE | regex.UNICODE | regex.MULTILINE  # as they are judged by
 
 
 def answer_runs(tokenizer, answers: Iterable[str]) -> tuple[Run, ...]:
@@ -22,7 +22,7 @@ def answer_runs(tokenizer, answers: Iterable[str]) -> tuple[Run, ...]:
 
 def surfaces(texts: Iterable[str], patterns: Sequence[str]) -> set[str]:
     """What regular expressions (CuratedTREC's answers) stand for in these texts."""
-    compiled = [re.compile(pattern, FLAGS) for pattern in patterns]
+    compiled = [regex.compile(pattern, FLAGS) for pattern in patterns]
     return {match.group(0) for text in texts for one in compiled for match in one.finditer(text) if match.group(0)}
 
 
