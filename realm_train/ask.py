@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 from urllib.parse import quote
 
 from omegaconf import DictConfig
 from rich.console import Console
 
+from realm_train.asking.listening import address, is_loopback, listen
 from realm_train.asking.session import converse
 from realm_train.command import command, quoted
 from realm_train.errors import BadInput
@@ -54,49 +59,71 @@ def in_terminal(responders: Sequence, *, question: str | None, as_json: bool) ->
 
 def on_page(cfg: DictConfig) -> None:
     """Serves the page until Ctrl-C."""
-    try:
-        from realm_train.asking import server
-    except ImportError as error:
-        raise BadInput("web=true: needs starlette and uvicorn; pip install -e '.[web]'") from error
-    with server.listen(cfg.host, cfg.port) as listening:  # before anything is loaded: a port in use is told at once
+    with listen(cfg.host, cfg.port) as listening:  # before anything is loaded: a port in use is told at once
         responders, remarks = open_runs(cfg)
-        if not server.is_loopback(cfg.host):
+        server = web_server()
+        if not is_loopback(cfg.host):
             print(
                 f"warning: host={cfg.host} is no loopback address: whoever reaches this machine can ask and read the"
                 " corpus; there is no password",
                 file=sys.stderr,
             )
         first = "" if cfg.question is None else f"?question={quote(str(cfg.question))}"
-        print(f"{server.address(listening, cfg.host)}{first}  (Ctrl-C ends)", flush=True)
+        print(f"{address(listening, cfg.host)}{first}  (Ctrl-C ends)", flush=True)
         server.serve(server.application(responders, remarks=remarks, host=cfg.host), listening)
+
+
+def web_server() -> ModuleType:
+    """The module that needs a web library."""
+    try:
+        from realm_train.asking import server
+    except ImportError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise BadInput("web=true: needs starlette and uvicorn; pip install -e '.[web]'") from error
+    return server
 
 
 def open_runs(cfg: DictConfig) -> tuple[list, list[str]]:
     """One responder for the run, another for the one to compare with, and what is to be said of each."""
-    from realm_train.asking.answered import Responder
-    from realm_train.trained import open_trained
-
     wanted = [(cfg.run, cfg.stage)]
     if cfg.versus is not None or cfg.versus_stage is not None:
         wanted.append((cfg.versus or cfg.run, cfg.versus_stage))
-    names = named(wanted)
-    responders, remarks = [], []
-    for (run, stage), name in zip(wanted, names, strict=True):
-        trained = open_trained(run, stage=stage, device=cfg.device, threads=cfg.threads)
-        answerer = trained.answerer()
-        responders.append(
-            Responder(
-                name=name,
-                corpus=trained.corpus,
-                retriever=trained.retriever(name=name),
-                answerer=answerer,
-                closed_book=None if answerer else trained.closed_book(),
-                k=cfg.k,
-            )
-        )
-        remark = f"{name}: {trained.stage}, step {trained.step}; {trained.corpus.count:,} passages"
-        remarks.append(remark if answerer else f"{remark}; {untuned(run)}")
-    return responders, remarks
+    with nothing_collected():
+        opened = [open_run(cfg, run, stage, name) for (run, stage), name in zip(wanted, named(wanted), strict=True)]
+    return [responder for responder, _ in opened], [remark for _, remark in opened]
+
+
+def open_run(cfg: DictConfig, run: str, stage: str | None, name: str) -> tuple[Any, str]:
+    """The responder of one run, and what is to be said of it."""
+    from realm_train.asking.answered import Responder
+    from realm_train.trained import open_trained
+
+    trained = open_trained(run, stage=stage, corpus=cfg.corpus, device=cfg.device, threads=cfg.threads)
+    answerer = trained.answerer()
+    responder = Responder(
+        name=name,
+        corpus=trained.corpus,
+        retriever=trained.retriever(name=name),
+        answerer=answerer,
+        closed_book=None if answerer else trained.closed_book(),
+        k=cfg.k,
+    )
+    remark = f"{name}: {trained.stage}, step {trained.step}; {trained.corpus.count:,} passages"
+    return responder, remark if answerer else f"{remark}; {untuned(run)}"
+
+
+@contextmanager
+def nothing_collected() -> Iterator[None]:
+    """Leaves the garbage collector out: imports make a million objects that stay, and it would look through them again
+    and again, for a tenth of the time until the first answer."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def named(wanted: Sequence[tuple[str, str | None]]) -> list[str]:

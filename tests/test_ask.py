@@ -203,8 +203,8 @@ def opened(monkeypatch) -> list[tuple]:
     """What the command opened; a run whose name ends in `untuned` was not fine-tuned."""
     calls = []
 
-    def open_trained(run, *, stage, device, threads):
-        calls.append((run, stage, device, threads))
+    def open_trained(run, *, stage, corpus, device, threads):
+        calls.append((run, stage, corpus, device, threads))
         return Trained(run, tuned=not run.endswith("untuned"))
 
     monkeypatch.setitem(sys.modules, "realm_train.trained", types.SimpleNamespace(open_trained=open_trained))
@@ -214,7 +214,7 @@ def opened(monkeypatch) -> list[tuple]:
 def test_the_command_answers_one_question(opened, capsys):
     main(compose("ask", "run=runs/a", *as_typed([f"question={QUESTION}"]), "threads=1"))
     out, err = capsys.readouterr()
-    assert opened == [("runs/a", None, None, 1)]
+    assert opened == [("runs/a", None, None, None, 1)]
     assert out.startswith(f"{QUESTION}  (a)\nFrance  p 0.500\n1. Paris  p(z|x) ")
     assert err == "a: open_qa, step 40; 16 passages\n"
 

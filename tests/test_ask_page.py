@@ -28,8 +28,9 @@ from test_report import parsed
 
 from realm_train.ask import on_page
 from realm_train.asking.answered import Shown, record
+from realm_train.asking.listening import address, is_loopback, listen
 from realm_train.asking.page import AROUND, excerpt, page
-from realm_train.asking.server import address, application, is_loopback, listen
+from realm_train.asking.server import application
 from realm_train.command import compose
 from realm_train.errors import BadInput
 
@@ -185,10 +186,11 @@ def test_a_port_in_use_is_one_clear_error_before_anything_is_loaded(monkeypatch)
 
 def test_ctrl_c_ends_the_server_without_an_error():
     code = (
-        "import sys; from starlette.applications import Starlette; from realm_train.asking import server\n"
-        "with server.listen('127.0.0.1', 0) as listening:\n"
-        "    print(server.address(listening, '127.0.0.1'), flush=True)\n"
-        "    server.serve(Starlette(), listening)\n"
+        "from starlette.applications import Starlette\n"
+        "from realm_train.asking import listening, server\n"
+        "with listening.listen('127.0.0.1', 0) as open:\n"
+        "    print(listening.address(open, '127.0.0.1'), flush=True)\n"
+        "    server.serve(Starlette(), open)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=-1, stderr=-1, text=True)
     url = process.stdout.readline().strip()

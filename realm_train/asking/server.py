@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import ipaddress
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from realm_train.asking.answered import Answered, Responder, record
+from realm_train.asking.listening import bracketed, is_loopback
 from realm_train.asking.look import SCRIPT
 from realm_train.asking.page import page
 from realm_train.errors import BadInput
@@ -66,38 +66,6 @@ def application(responders: Sequence[Responder], *, remarks: Sequence[str] = (),
         routes=[Route("/", show), Route("/api/ask", api)],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)],
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the host."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def bracketed(host: str) -> str:
-    """The host as it stands in an address."""
-    return f"[{host}]" if ":" in host else host
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 is any free one. Raises BadInput where it cannot, such as on a port in use."""
-    if not 0 <= port <= 65535:
-        raise BadInput(f"port: got {port}, expected 0 (any free one) to 65535")
-    try:
-        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(place[:2], family=family)
-    except OSError as error:
-        raise BadInput(
-            f"host={host} port={port}: cannot listen there ({error.strerror}); take another port, or port=0 for any"
-            " free one"
-        ) from error
-
-
-def address(listening: socket.socket, host: str) -> str:
-    """Where a browser finds the page."""
-    return f"http://{bracketed(host)}:{listening.getsockname()[1]}/"
 
 
 def serve(app: Starlette, listening: socket.socket) -> None:
