@@ -20,6 +20,7 @@ def dpr_towers(
     *,
     dim: int | None = None,
     norm: Norm = "none",
+    shared: bool = False,
     scale: float = 1.0,
     segments: bool = False,
     layers: int | None = None,
@@ -30,8 +31,10 @@ def dpr_towers(
     """Untied towers from the folders or hub names of a DPRContextEncoder and a DPRQuestionEncoder; a projection of
     theirs comes along, unless `dim` asks for a new one. DPR was trained without segments.
 
-    Raises BadInput for what is no such encoder.
+    Raises BadInput for what is no such encoder, and for `shared` towers.
     """
+    if shared:
+        raise BadInput("towers: got shared=true, but DPR has two encoders; set model.towers.shared=false")
     settings = {"layers": layers, "dropout": dropout, "attention": attention}
     passages, projection = _encoder(passage, "ctx", **settings)
     queries, query_projection = _encoder(query, "question", **settings)
