@@ -44,6 +44,7 @@ class Trained:
     null_bias: float | None
     device: str
     own: Corpus | None = field(default=None, repr=False)
+    sharing: Trained | None = field(default=None, repr=False)
 
     @property
     def span_reader(self) -> SpanReader | None:
@@ -60,6 +61,8 @@ class Trained:
         """The corpus as this passage tower sees it: the run's own version of these weights, or one that is encoded now
         and kept in the run."""
         tower = self.towers.passage
+        if self.sharing is not None and self._sees_as(self.sharing):
+            return self.sharing.index
         refresher = refresher_of(
             self.run, self.cfg, self.corpus, own=self.own, dim=tower.dim, stage=None if self._is_last else self.stage
         )
@@ -72,6 +75,11 @@ class Trained:
         structure = instantiate(self.cfg.index)
         _, index = refresher.store.open(version, structure, corpus=self.corpus.hash, tower=known, device=self.device)
         return index
+
+    def _sees_as(self, other: Trained) -> bool:
+        """Whether the other's passage tower has the same weights, and reads the same corpus."""
+        hashes = [tower_hash(one.towers.passage.state_dict()) for one in (self, other)]
+        return hashes[0] == hashes[1] and self.corpus.hash == other.corpus.hash
 
     @property
     def _is_last(self) -> bool:
@@ -119,8 +127,10 @@ def open_trained(
     corpus: str | Path | None = None,
     device: str | None = None,
     threads: int | None = None,
+    sharing: Trained | None = None,
 ) -> Trained:
-    """Opens the last stage of a run, or an earlier one, over the run's corpus or another one. Raises BadInput for a run
+    """Opens the last stage of a run, or an earlier one, over the run's corpus or another one; the index of `sharing` is
+    searched if it is of the same passage tower, as that of a run and of its fine-tuning are. Raises BadInput for a run
     or a stage without trained towers, and for a corpus of other word pieces."""
     run = Path(run)
     cfg = run_config(run)
@@ -148,4 +158,5 @@ def open_trained(
         null_bias=None if bias is None else float(bias[""]),
         device=device,
         own=own,
+        sharing=sharing,
     )
