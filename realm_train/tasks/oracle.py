@@ -6,6 +6,7 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -19,19 +20,26 @@ BLOCK = 50_000  # passages whose text is searched at once
 
 
 class OraclePassages:
-    """Looks for the answer among the `depth` best passages of a retriever; where none holds it, in every passage of the
-    corpus, and takes of those that do the one that the retriever ranks best."""
+    """Looks for the answer among the `depth` best passages of a retriever; where none holds it, and `everywhere`, in
+    every passage of the corpus, and takes of those that do the one that the retriever ranks best."""
 
     def __init__(
-        self, retriever: Retriever, corpus: Corpus, holds: Callable[[str, Question], bool], *, depth: int = 100
+        self,
+        retriever: Retriever,
+        corpus: Corpus,
+        holds: Callable[[str, Question], bool],
+        *,
+        depth: int = 100,
+        everywhere: bool = True,
     ) -> None:
         self.retriever, self.corpus, self.holds = retriever, corpus, holds
-        self.depth = min(depth, corpus.count)
+        self.depth, self.everywhere = min(depth, corpus.count), everywhere
+        self._block = lru_cache(1)(self._read_block)  # all of a small corpus is read once
 
     def __call__(self, questions: Sequence[Question]) -> Retrieved:
         """One passage for each question, with nothing to choose from: MISSING where no passage holds an answer."""
         found = self._ranked(questions, self.depth)
-        left = [row for row, passage in enumerate(found) if passage == MISSING]
+        left = [row for row, passage in enumerate(found) if passage == MISSING and self.everywhere]
         holders = self.holders([questions[row] for row in left])
         for row, passages in zip(left, holders, strict=True):
             if passages:
@@ -65,12 +73,14 @@ class OraclePassages:
         """The passages of the corpus that hold an answer of each question."""
         held: list[list[int]] = [[] for _ in questions]
         for first in range(0, self.corpus.count, BLOCK):
-            texts = self.corpus.passages(first, min(first + BLOCK, self.corpus.count))["text"]
-            search = _FoldedTexts(texts)
+            block = self._block(first)
             for row, question in enumerate(questions):
-                may = search.may_hold(question)
-                held[row] += [first + number for number in may if self.holds(texts[number], question)]
+                may = block.may_hold(question)
+                held[row] += [first + number for number in may if self.holds(block.texts[number], question)]
         return held
+
+    def _read_block(self, first: int) -> _FoldedTexts:
+        return _FoldedTexts(self.corpus.passages(first, min(first + BLOCK, self.corpus.count))["text"])
 
 
 class _FoldedTexts:
@@ -78,6 +88,7 @@ class _FoldedTexts:
     do not hold an answer."""
 
     def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
         folded = [_folded(text) for text in texts]
         self.text = "\n".join(folded)
         self.starts = [0, *accumulate(len(text) + 1 for text in folded)]

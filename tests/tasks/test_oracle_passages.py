@@ -57,3 +57,15 @@ def test_where_the_search_does_not_reach_the_holders_the_first_one_is_taken(corp
     )
     oracle = OraclePassages(short_sighted, corpus, judge.holds, depth=1)
     assert oracle([question]).ids.tolist() == [[oracle.holders([question])[0][0]]]
+
+
+def test_of_a_corpus_that_is_too_large_only_the_best_ranked_passages_are_searched(corpus):
+    judge, retriever, questions = Judge(corpus, "tokens"), DrawnRetriever(corpus), questions_of(corpus, 12)
+    near = OraclePassages(retriever, corpus, judge.holds, depth=10, everywhere=False)(questions).ids[:, 0].tolist()
+    for question, passage in zip(questions, near, strict=True):
+        best = by_hand(corpus, judge.holds, retriever, question)
+        assert passage == (best if best in retriever.ranking(question.text)[0][:10] else MISSING)
+    assert any(one != MISSING for one in near) and any(
+        one == MISSING != by_hand(corpus, judge.holds, retriever, question)
+        for one, question in zip(near, questions, strict=True)
+    )
