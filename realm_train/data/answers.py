@@ -8,7 +8,7 @@ import numpy as np
 import regex
 from jaxtyping import Bool, Int, Integer
 
-Run = Integer[np.ndarray, " R"]
+Run = Integer[np.ndarray, " _"]  # word pieces
 FLAGS = regex.IGNORECASE | regex.UNICODE | regex.MULTILINE  # as they are judged by
 
 

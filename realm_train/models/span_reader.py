@@ -44,8 +44,9 @@ class SpanReader(nn.Module):
 
     def _scores(self, hidden: Float[Tensor, "G T H"]) -> Float[Tensor, "G T W"]:
         """Width by width, so that what is kept for the backward pass is no larger than it must be."""
-        starts, ends = self.projection(hidden).chunk(2, dim=-1)
+        starts, ends = self.projection(hidden).float().chunk(2, dim=-1)
         ends = nn.functional.pad(ends, (0, 0, 0, self.max_span - 1))
         length = hidden.shape[1]
-        spans = [starts + ends[:, width : width + length] for width in range(self.max_span)]
-        return torch.cat([self.output(self.norm(torch.relu(span))).float() for span in spans], dim=-1)
+        with torch.autocast(hidden.device.type, enabled=False):  # in half precision many a span would score the same
+            spans = [starts + ends[:, width : width + length] for width in range(self.max_span)]
+            return torch.cat([self.output(self.norm(torch.relu(span))) for span in spans], dim=-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from realm_train.batch import MISSING, Sequences
 from realm_train.models.open_qa import OpenQa
@@ -23,6 +24,7 @@ def read_passages(
     were read. Only passages that are there are read, each with its question."""
     device, chosen = questions.ids.device, ids[rows]
     bodies, lengths = retrieval.corpus.bodies(chosen.flatten().numpy(), retrieval.body_length)
+    bodies = pad(bodies, (0, int(not bodies.shape[1])))  # where no passage was found, there is a place for no span
     question, slot = (chosen != MISSING).nonzero(as_tuple=True)
     pair = question * chosen.shape[1] + slot
     row = torch.tensor(rows)[question].to(device)
