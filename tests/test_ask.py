@@ -1,5 +1,6 @@
 """Asking in a terminal: what is shown adds up, programs can read it, and a session goes on until the input ends."""
 
+import gc
 import io
 import json
 import os
@@ -14,7 +15,7 @@ import torch
 from fake_answers import DOCUMENTS, responder
 from rich.console import Console
 
-from realm_train.ask import as_typed, in_terminal, main, named
+from realm_train.ask import as_typed, in_terminal, main, named, nothing_collected
 from realm_train.asking.answered import record
 from realm_train.asking.terminal import BAR, bar, show
 from realm_train.command import compose
@@ -244,6 +245,14 @@ def test_runs_have_the_shortest_names_that_tell_them_apart():
     assert named([("runs/a", None), ("runs/b", None)]) == ["a", "b"]
     assert named([("x/a", None), ("y/a", "ict")]) == ["x/a", "y/a"]
     assert named([("x/a", None), ("x/a", "ict")]) == ["x/a newest", "x/a ict"]
+
+
+def test_imports_are_not_searched_for_garbage_and_later_there_is_a_collector_again():
+    with pytest.raises(BadInput), nothing_collected():
+        assert not gc.isenabled()
+        raise BadInput("not there")
+    assert gc.isenabled() and gc.get_freeze_count() > 0
+    gc.unfreeze()
 
 
 def test_json_is_no_page(opened):

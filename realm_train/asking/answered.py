@@ -21,7 +21,7 @@ class Shown:
     title: str
     text: str
     score: float  # f(x,z)
-    p: float  # p(z|x)
+    p: float  # p(z|x), among the passages retrieved and the null passage
     span: tuple[int, int] | None = None
     span_p: float | None = None
 

@@ -67,7 +67,8 @@ def card(answers: Sequence[Answered]) -> str:
 
 def compared(one: Answered, other: Answered) -> str:
     """What two runs have in common."""
-    both = {shown.id for shown in one.passages} & {shown.id for shown in other.passages}
+    texts = [{(shown.title, shown.text) for shown in answered.passages} for answered in (one, other)]
+    both = texts[0] & texts[1]
     passages = f"{len(both)} of {max(len(one.passages), len(other.passages))} passages are found by both"
     said = [answered.answer for answered in (one, other)]
     if None in said:
