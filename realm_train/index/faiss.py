@@ -86,13 +86,37 @@ class FaissLooker:
         return self.index.search(queries, fetch, params=self.parameters(width))[1]
 
 
+def write_exported(embeddings: np.ndarray, folder: Path, search: dict, target: Path) -> None:
+    """Writes a faiss file for others to search: the version's own index with the width that it was calibrated to, or
+    an exact IndexFlatIP where it was published for another kind of search."""
+    faiss = _faiss()
+    if search["kind"] == Faiss.kind:
+        with _file_errors(folder / FILE):
+            index = faiss.read_index(str(folder / FILE))
+        _set_width(index, search["effort"]["width"])
+    else:
+        index = _filled(faiss.IndexFlatIP(embeddings.shape[1]), embeddings)
+    with _file_errors(target):
+        faiss.write_index(index, str(target))
+
+
+def _set_width(index: Any, width: int) -> None:
+    """How wide a search is that does not say so itself."""
+    faiss, inner = _faiss(), _inner(index)
+    if isinstance(inner, faiss.IndexIVF):
+        inner.nprobe = width
+    elif isinstance(inner, faiss.IndexHNSW):
+        inner.hnsw.efSearch = width
+
+
 def _faiss() -> Any:
     """The module, told to use as many threads as torch."""
     try:
         import faiss
     except ImportError as error:
         raise BadInput(
-            "index=faiss: faiss is not installed; pip install -e '.[faiss-cpu]' (or faiss-gpu), or take index=exact"
+            "faiss is not installed; pip install -e '.[faiss-cpu]' (or faiss-gpu), or do without: index=exact to search"
+            " exactly, vectors=false to export models alone"
         ) from error
     faiss.omp_set_num_threads(torch.get_num_threads())
     return faiss

@@ -139,9 +139,14 @@ def encode_by_length(
         width = int(lengths.max())
         columns = torch.arange(width, device=embedded.device)
         inputs = {"inputs_embeds": embedded[rows, :width], "attention_mask": (columns < lengths[:, None]).long()}
-        if segments and getattr(encoder.config, "type_vocab_size", 0) >= 2:
+        if segments and has_segments(encoder):
             inputs["token_type_ids"] = (columns >= second[:, None]).long() * inputs["attention_mask"]
         yield rows, encoder(**inputs).last_hidden_state
+
+
+def has_segments(encoder: nn.Module) -> bool:
+    """Whether an encoder can tell a second segment from the first."""
+    return getattr(encoder.config, "type_vocab_size", 0) >= 2
 
 
 def length_buckets(lengths: Tensor, *, max_tokens: int | None = None, waste: float = 0.1) -> list[Tensor]:
