@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -31,7 +32,7 @@ class Row:
     system: System
 
 
-class Unavailable(Exception):
+class Unavailable(BadInput):
     """A baseline that this run cannot have; the message says why."""
 
 
@@ -47,7 +48,7 @@ def own_row(trained: Trained, *, read: int | None = None) -> Row:
 
 
 class Baselines:
-    """Makes the rows that a run is held against; each `make` returns a row or raises Unavailable."""
+    """Makes the rows that a run is held against; a maker raises BadInput where there can be no such row."""
 
     def __init__(
         self, trained: Trained, judge: Judge, own: Row, *, ict: str | None = None, read: int | None = None
@@ -65,12 +66,16 @@ class Baselines:
         for name in names:
             try:
                 rows.append(MAKERS[name](self))
-            except Unavailable as reason:
+            except BadInput as reason:
+                if name == "ict" and self.ict is not None:  # it was asked for by name
+                    raise
                 missing[name] = str(reason)
         return rows, missing
 
     def bm25(self) -> Row:
         """Words instead of vectors."""
+        if find_spec("bm25s") is None:
+            raise Unavailable("the package bm25s is not installed; pip install bm25s")
         system = RetrieveAndRead(Bm25Retriever(self.trained.corpus), self.answerer, uniform=True)
         prior = f"{self.reads}, to which all passages that it reads are equally likely" if self.reads else ""
         return Row("bm25", "BM25", f"BM25 over title and text{prior}", system)
@@ -106,10 +111,10 @@ class Baselines:
 
     def _before(self, *stages: str):
         """Of the run and those that it was trained from, each stage of these that has a checkpoint, latest first."""
-        runs = [Path(self.ict)] if self.ict is not None and stages == ("ict",) else lineage(self.trained.run)
-        for run in runs:
+        named = self.ict is not None and stages == ("ict",)
+        for run in [Path(self.ict)] if named else lineage(self.trained.run):
             for stage in stages:
-                if last_checkpoint(run, stage, required=False) is not None:
+                if last_checkpoint(run, stage, required=named) is not None:
                     yield opened(run, self.trained, stage=stage)
 
     def oracle(self) -> Row:

@@ -172,6 +172,11 @@ def test_what_cannot_be_is_refused(run_it, word, message):
         run_it(word)
 
 
+def test_a_baseline_that_was_asked_for_by_name_must_be_there(run_it, tmp_path):
+    with pytest.raises(BadInput, match="no checkpoint of ict"):
+        run_it(f"ict={tmp_path}")
+
+
 @pytest.fixture
 def trained_on_spanned(spanned, tmp_path):  # noqa: F811
     """A run whose folder says that it was trained for some steps, and was fine-tuned from another one."""

@@ -52,7 +52,8 @@ class ClosedBook:
         likelihood = torch.zeros(len(asked), masks)
         for rows, hidden in encode_by_length(self.reader.masked_lm.base_model, joint):
             places = asked.lengths[rows, None] - 1 - masks + torch.arange(masks, device=device)
-            logits = self.reader.head(hidden[torch.arange(len(rows), device=device)[:, None], places]).float()
+            at_masks = hidden[torch.arange(len(rows), device=device)[:, None], places]
+            logits = self.reader.head(at_masks.flatten(0, 1)).unflatten(0, places.shape).float()
             best = logits.log_softmax(dim=-1).masked_fill(~self._words.to(device), -torch.inf).max(dim=-1)
             pieces[rows.cpu()], likelihood[rows.cpu()] = best.indices.cpu(), best.values.cpu()
         return pieces, likelihood.mean(dim=1)
