@@ -74,9 +74,10 @@ def plan(cfg: DictConfig) -> dict[str, Any]:
         with cpu_threads(refresh.threads if refresh.beside else threads):
             encoding = measure_encoding(cfg, corpus, refresh)
         with cpu_threads(threads):
-            handing_over = measure_hand_over(cfg, corpus, refresh, Path(folder))
+            handing_over = measure_hand_over(cfg, corpus, refresh, Path(folder), dim=encoding.dim)
             stages = rehearse_stages(cfg, corpus, Path(folder))
-    return budget(facts(cfg, corpus, refresh, threads=threads), encoding=encoding, stages=stages, **handing_over)
+    given = facts(cfg, corpus, refresh, threads=threads, dim=encoding.dim)
+    return budget(given, encoding=encoding, stages=stages, **handing_over)
 
 
 def check_devices(cfg: DictConfig, refresh: RefreshPlan) -> None:
@@ -110,12 +111,14 @@ def ranks(cfg: DictConfig) -> int:
 
 @dataclass(frozen=True)
 class Encoding:
-    """The worker's measure: passages a second, and its process's memory in bytes, round by round."""
+    """The worker's measure: passages a second, and its process's memory in bytes, round by round; `dim` is how wide
+    the tower's vectors are, which a configuration may leave to the encoder."""
 
     rate: EncodingRate
     device: str
     tower: int
     peaks: tuple[int, ...]
+    dim: int
 
 
 def measure_encoding(cfg: DictConfig, corpus: Corpus, refresh: RefreshPlan) -> Encoding:
@@ -128,12 +131,14 @@ def measure_encoding(cfg: DictConfig, corpus: Corpus, refresh: RefreshPlan) -> E
     rate = encoding_rate(
         encode, corpus, seconds=cfg.plan.seconds, on_round=lambda: peaks.append(footprint().get("peak", 0))
     )
-    return Encoding(rate, device, sum(p.nbytes for p in tower.state_dict().values()), tuple(peaks))
+    return Encoding(rate, device, sum(p.nbytes for p in tower.state_dict().values()), tuple(peaks), tower.dim)
 
 
-def measure_hand_over(cfg: DictConfig, corpus: Corpus, refresh: RefreshPlan, folder: Path) -> dict[str, Any]:
+def measure_hand_over(
+    cfg: DictConfig, corpus: Corpus, refresh: RefreshPlan, folder: Path, *, dim: int
+) -> dict[str, Any]:
     """What publishing, opening and searching cost a passage, from random vectors and the run's own kind of index."""
-    rows, dim = min(ROWS, corpus.count), cfg.model.towers.dim
+    rows = min(ROWS, corpus.count)
     vectors = torch.randn(rows, dim, generator=torch.Generator().manual_seed(0))
     store, structure = IndexStore(folder / "random" / "index"), instantiate(cfg.index)
     work = refresher(store, first(corpus, rows), dim, refresh, structure)
@@ -202,7 +207,7 @@ def rehearsed(cfg: DictConfig, stage: str, run: Path) -> tuple[DictConfig, float
     return smaller, micro_batches / taken
 
 
-def facts(cfg: DictConfig, corpus: Corpus, refresh: RefreshPlan, *, threads: int) -> dict[str, Any]:
+def facts(cfg: DictConfig, corpus: Corpus, refresh: RefreshPlan, *, threads: int, dim: int) -> dict[str, Any]:
     """What the forecast takes from the configuration, as plain values."""
     count = int(cfg.plan.passages or corpus.count)
     scale = count / corpus.count
@@ -215,7 +220,7 @@ def facts(cfg: DictConfig, corpus: Corpus, refresh: RefreshPlan, *, threads: int
         "passages": count,
         "measured_passages": corpus.count,
         "mean_length": float(np.diff(corpus.token_offsets).mean()),
-        "dim": cfg.model.towers.dim,
+        "dim": dim,
         "dtype": refresh.dtype,
         "index_dtype": cfg.index.get("of", cfg.index).get("dtype"),
         "index_shards": world if "shards" in cfg.index else 1,

@@ -73,7 +73,8 @@ def test_memory_is_more_than_what_was_measured_and_not_twice_of_it(record):
 
 def test_nothing_is_written_but_what_is_removed_again(configured, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    cfg = configured("stages=[ict]", "json=true", "run=" + str(tmp_path / "runs" / "never"))
+    words = ("stages=[ict]", "json=true", "model.towers.dim=null")  # as wide as the encoder
+    cfg = configured(*words, "run=" + str(tmp_path / "runs" / "never"))
     main(cfg)
     printed = json.loads(capsys.readouterr().out)
     assert printed["refresh"] is None and len(printed["verdict"]) <= 5
