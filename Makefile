@@ -5,10 +5,13 @@ SEED ?= 1
 PYTEST_WORKERS ?= 2
 CORPUS ?= data/vital
 RUN ?= runs/$(EXPERIMENT)-seed$(SEED)
+QUESTIONS ?= data/questions/trivia
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 GPU_OR_CPU = $(shell $(BIN)/python -c "import torch; print('quickstart_gpu' if torch.cuda.is_available() else 'quickstart')")
+
+FINE_TUNE = $(BIN)/python -m realm_train.train experiment=open_qa_quickstart questions=$(QUESTIONS) seed=$(SEED) ckpt_path=last
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart report test lint bench clean-venv
@@ -25,12 +28,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
-quickstart: $(INSTALLED) ## a retriever and a reader learn together from a small real Wikipedia, then a report (SEED=1)
+quickstart: $(INSTALLED) ## a retriever and a reader learn together from a small real Wikipedia, then answer trivia (SEED=1)
 	$(eval EXPERIMENT ?= $(GPU_OR_CPU))
 	$(BIN)/python -m data_prep.passages source=vital max_length=96 out=$(CORPUS)
 	$(BIN)/python -m data_prep.spans corpus=$(CORPUS)
 	$(BIN)/python -m realm_train.train experiment=$(EXPERIMENT) corpus=$(CORPUS) seed=$(SEED) run=$(RUN) ckpt_path=last
 	$(BIN)/python -m realm_train.report run=$(RUN)
+	$(BIN)/python -m data_prep.questions source=trivia out=$(QUESTIONS)
+	$(FINE_TUNE) ckpt=$(RUN) run=$(RUN)-qa
+	$(FINE_TUNE) ckpt=$(RUN) ckpt_stage=mlm run=$(RUN)-qa-ict
+	$(BIN)/python -m realm_train.evaluate run=$(RUN)-qa versus=[$(RUN)-qa-ict] questions=$(QUESTIONS) baselines=[bm25,pretrain,closed_book,oracle]
 
 report: $(INSTALLED) ## report.json and report.html of a run again (RUN=runs/quickstart-seed1)
 	$(eval EXPERIMENT ?= $(GPU_OR_CPU))

@@ -108,6 +108,7 @@ def open_run(cfg: DictConfig, run: str, stage: str | None, name: str) -> tuple[A
         answerer=answerer,
         closed_book=None if answerer else trained.closed_book(),
         k=cfg.k,
+        considered=trained.considered,
     )
     remark = f"{name}: {trained.stage}, step {trained.step}; {trained.corpus.count:,} passages"
     return responder, remark if answerer else f"{remark}; {untuned(run)}"

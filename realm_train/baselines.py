@@ -158,7 +158,7 @@ def opened(run: Path, like: Trained, *, stage: str | None = None) -> Trained:
     """A run, on the corpus and the device of another one."""
     if run.resolve() == like.run.resolve() and stage == like.stage:
         return like
-    return open_trained(run, stage=stage, corpus=like.corpus.folder, device=like.device)
+    return open_trained(run, stage=stage, corpus=like.corpus.folder, device=like.device, sharing=like)
 
 
 def lineage(run: Path) -> list[Path]:

@@ -82,7 +82,7 @@ class ReadingBatch(Record):
 
 @dataclass(frozen=True)
 class QuestionBatch(Record):
-    """Questions `[CLS] x [SEP]`, and what answers each of them: any of some strings, or what regular expressions match."""
+    """Questions `[CLS] x [SEP]`, and what answers each: any of some strings, or what regular expressions match."""
 
     queries: Sequences
     answers: tuple[tuple[str, ...], ...]

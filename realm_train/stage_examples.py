@@ -24,24 +24,18 @@ def sampling(cfg: DictConfig, stage: str) -> dict[str, Any]:
 
 def cloze_pairs(cfg: DictConfig, corpus: Corpus) -> ClozePairs:
     """What the stage ict trains on."""
-    across = None
-    if cfg.ict.across_rate:
-        oracle = Oracle(corpus)
-        across = MaskedSentences(corpus, instantiate(cfg.masking), **sampling(cfg, "ict"), seed=cfg.seed, oracle=oracle)
-    return ClozePairs(
-        corpus,
-        **sampling(cfg, "ict"),
-        passage_length=cfg.passage_length,
-        keep_rate=cfg.ict.keep_rate,
-        seed=cfg.seed,
-        across=across,
-        across_rate=cfg.ict.across_rate,
-    )
+    across = masked_sentences(cfg, corpus, "ict", oracle=Oracle(corpus)) if cfg.ict.across_rate else None
+    return ClozePairs(corpus, **cloze(cfg), seed=cfg.seed, across=across, across_rate=cfg.ict.across_rate)
 
 
-def masked_sentences(cfg: DictConfig, corpus: Corpus, stage: str) -> MaskedSentences:
-    """What the stages mlm and pretrain train on, without the passages that mlm is helped with."""
-    return MaskedSentences(corpus, instantiate(cfg.masking), **sampling(cfg, stage), seed=cfg.seed)
+def cloze(cfg: DictConfig) -> dict[str, Any]:
+    """How the stage ict makes a pair of a sentence and its passage."""
+    return {**sampling(cfg, "ict"), "passage_length": cfg.passage_length, "keep_rate": cfg.ict.keep_rate}
+
+
+def masked_sentences(cfg: DictConfig, corpus: Corpus, stage: str, **settings: Any) -> MaskedSentences:
+    """The masked sentences of a stage: those that it trains on, unless `settings` say otherwise."""
+    return MaskedSentences(corpus, instantiate(cfg.masking), **{**sampling(cfg, stage), "seed": cfg.seed, **settings})
 
 
 STREAMS = {

@@ -25,6 +25,7 @@ from realm_train.data.questions import Question, read_questions
 from realm_train.errors import BadInput
 from realm_train.fitting import fit, make_trainer, optimization
 from realm_train.models.realm import Realm
+from realm_train.stage_examples import cloze, cloze_pairs, masked_sentences
 from realm_train.tasks.ict import IctTask
 from realm_train.tasks.masked_lm import MaskedLmTask
 from realm_train.tasks.open_qa import OpenQaTask
@@ -36,15 +37,9 @@ from realm_train.tasks.retrieval import Retrieval
 def train_ict(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> None:
     """The retriever alone, on the inverse cloze task."""
     task = IctTask(build_towers(cfg, corpus, weights), optimization(cfg.ict))
-    pairs = {**sampling(cfg, "ict"), "passage_length": cfg.passage_length, "keep_rate": cfg.ict.keep_rate}
-    heldout = ClozePairs(corpus, **pairs, seed=0, heldout=True)
+    heldout = ClozePairs(corpus, **cloze(cfg), seed=0, heldout=True)
     trainer = make_trainer(cfg, run, "ict")
-    across = None
-    if cfg.ict.across_rate:
-        oracle, masking = Oracle(corpus), instantiate(cfg.masking)
-        across = MaskedSentences(corpus, masking, **sampling(cfg, "ict"), seed=cfg.seed, oracle=oracle)
-    examples = ClozePairs(corpus, **pairs, seed=cfg.seed, across=across, across_rate=cfg.ict.across_rate)
-    fit(trainer, task, examples, cfg, run, "ict")
+    fit(trainer, task, cloze_pairs(cfg, corpus), cfg, run, "ict")
     size = cfg.ict.micro_batch_size
     count = min(cfg.ict.heldout, len(heldout.order.items)) // size * size
     if count:
@@ -54,8 +49,7 @@ def train_ict(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> N
 
 def train_mlm(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> None:
     """The reader alone, without retrieval."""
-    oracle = Oracle(corpus) if cfg.mlm.oracle else None
-    sentences = MaskedSentences(corpus, instantiate(cfg.masking), **sampling(cfg, "mlm"), seed=cfg.seed, oracle=oracle)
+    sentences = masked_sentences(cfg, corpus, "mlm", oracle=Oracle(corpus) if cfg.mlm.oracle else None)
     task = MaskedLmTask(
         build_reader(cfg, corpus, weights),
         optimization(cfg.mlm),
@@ -64,15 +58,6 @@ def train_mlm(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> N
     )
     examples = ReadingSentences(sentences, body_length=cfg.passage_length)
     fit(make_trainer(cfg, run, "mlm"), task, examples, cfg, run, "mlm")
-
-
-def sampling(cfg: DictConfig, stage: str) -> dict[str, Any]:
-    """Which sentences a stage takes, and how much of them."""
-    return {
-        "query_length": cfg.query_length,
-        "min_length": cfg[stage].min_length,
-        "heldout_percent": cfg.heldout_percent,
-    }
 
 
 def train_realm(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> None:
@@ -92,15 +77,8 @@ def train_realm(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) ->
         passage_length=cfg.passage_length,
         body_length=cfg.passage_length,
     )
-    masking, sentences = instantiate(cfg.masking), sampling(cfg, "pretrain")
-    heldout = HeldOut(
-        run,
-        corpus,
-        heldout_batches(
-            MaskedSentences(corpus, masking, **sentences, seed=settings.heldout_seed, heldout=True), settings.heldout
-        ),
-        every=settings.evaluate_every,
-    )
+    sentences = masked_sentences(cfg, corpus, "pretrain", seed=settings.heldout_seed, heldout=True)
+    heldout = HeldOut(run, corpus, heldout_batches(sentences, settings.heldout), every=settings.evaluate_every)
     trainer = make_trainer(cfg, run, "pretrain")
     plan = instantiate(cfg.refresh)
     refresh = MODES[plan.mode](
@@ -116,8 +94,7 @@ def train_realm(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) ->
     # before the live table, which shows what they measure
     trainer.callbacks[:0] = [refresh, heldout, ColdStart(heldout, times_chance=settings.cold_start)]
     task = PretrainTask(realm, retrieval, optimization(settings), per=settings.per)
-    examples = MaskedSentences(corpus, masking, **sentences, seed=cfg.seed)
-    fit(trainer, task, examples, cfg, run, "pretrain")
+    fit(trainer, task, masked_sentences(cfg, corpus, "pretrain"), cfg, run, "pretrain")
 
 
 def train_open_qa(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) -> None:

@@ -52,6 +52,12 @@ class Trained:
         return None if self.qa is None else self.qa.span_reader
 
     @property
+    def considered(self) -> int:
+        """Passages that p(z|x) was trained over, without the null passage; 0 where it was over those of a batch."""
+        counts = {"pretrain": self.cfg.pretrain.k - 1, "open_qa": self.cfg.get("open_qa", {}).get("beam")}
+        return min(self.corpus.count, counts.get(self.stage, 0))
+
+    @property
     def precision(self) -> str:
         """As it was trained."""
         return chosen_precision(self.cfg)

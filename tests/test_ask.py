@@ -47,6 +47,13 @@ def test_the_answer_is_the_text_at_its_span():
     assert [span is not None for span in read] == [True, True, True, False, False], "three are read, five shown"
 
 
+def test_how_many_passages_are_shown_changes_no_probability():
+    few, all_of_them = (responder(k=k, considered=16)(QUESTION) for k in (1, 16))
+    assert len(few.passages) < len(all_of_them.passages)
+    assert few.p_null == all_of_them.p_null and few.passages[0] == all_of_them.passages[0]
+    assert responder(k=1)(QUESTION).p_null != few.p_null  # or this proves nothing
+
+
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_the_passage_of_the_answer_is_shown_even_if_k_better_ones_are(k):
     answered, all_of_it = responder(k=k, last_wins=True)(QUESTION), responder(k=3, last_wins=True)(QUESTION)
@@ -188,6 +195,7 @@ class Trained:
     def __init__(self, name: str, tuned: bool) -> None:
         self.made = responder(name, tuned=tuned)
         self.stage, self.step, self.corpus = "open_qa" if tuned else "pretrain", 40, self.made.corpus
+        self.considered = 4
 
     def retriever(self, name: str):
         return self.made.retriever

@@ -78,10 +78,12 @@ class Responder:
         answerer: ReadsSpans | None = None,
         closed_book: Callable[[Sequence[str]], list[str]] | None = None,
         k: int = 5,
+        considered: int = 0,
     ) -> None:
+        """`considered`: p(z|x) is over so many passages at least, however few of them are shown."""
         if k < 1:
             raise BadInput(f"k: got {k}, expected the number of passages to show, at least 1")
-        self.name, self.corpus, self.k = name, corpus, k
+        self.name, self.corpus, self.k, self.considered = name, corpus, k, considered
         self.retriever, self.answerer, self.closed_book = retriever, answerer, closed_book
 
     def __call__(self, question: str) -> Answered:
@@ -90,7 +92,7 @@ class Responder:
         if not question or len(question) > LONGEST:
             raise BadInput(f"question: got {len(question)} characters, expected 1 to {LONGEST}; ask a shorter one")
         depth = self.answerer.depth if self.answerer else 0
-        retrieved = self.retriever([question], max(self.k, depth))
+        retrieved = self.retriever([question], max(self.k, depth, self.considered))
         spans = self.answerer([question], retrieved)[0] if self.answerer else []
         guesses = self.closed_book([question]) if self.closed_book and not self.answerer else [None]
         return Answered(

@@ -14,7 +14,7 @@ from realm_train.command import compose
 from realm_train.data.corpus import Corpus
 from realm_train.data.masked import MaskedSentences
 from realm_train.index.store import IndexStore
-from realm_train.stages import sampling
+from realm_train.stage_examples import sampling
 
 pytestmark = pytest.mark.filterwarnings("ignore:cold start")
 STEPS, DEPTHS = 3, (1, 5, 20)
