@@ -341,3 +341,15 @@ def test_a_publisher_killed_half_way_leaves_no_version_and_the_next_one_cleans_u
     assert store.versions() == [0] and store.latest_step() == 1
     assert publish(store, vectors(1), step=2) == 1
     assert not list(store.root.glob(".*"))
+
+
+def test_the_newest_version_of_a_tower_is_found_whatever_its_step(store):
+    towers = ["a", "b", "a", "c"]
+    for number, tower in enumerate(towers):
+        publish(store, vectors(number), step=9 - number, tower=tower, keep=9)
+    publish(store, vectors(5), step=20, tower="a", corpus="corpus-b", keep=9)
+    assert [store.of_tower(tower, corpus="corpus-a") for tower in "abcd"] == [2, 1, 3, None]
+    assert store.of_tower("a", corpus="corpus-b") == 4 and store.of_tower("b", corpus="corpus-b") is None
+    (store.folder(2) / "manifest.json").write_text("{")
+    assert store.of_tower("a", corpus="corpus-a") == 0  # what is damaged is passed over
+    assert IndexStore(store.root / "nowhere").of_tower("a", corpus="corpus-a") is None
