@@ -19,12 +19,17 @@ _HOMES = {
     # how the retriever learns
     "marginal_log_likelihood": "objectives.marginal",
     "in_batch_softmax": "objectives.contrastive",
+    "marginal_choice": "objectives.spans",
     # what a training example is
     "Corpus": "data.corpus",
+    "Question": "data.questions",
+    "read_questions": "data.questions",
     # what is trained
     "Tower": "models.towers",
     "Reader": "models.reader",
     "Realm": "models.realm",
+    "SpanReader": "models.span_reader",
+    "OpenQa": "models.open_qa",
     # where neighbours come from
     "ExactIndex": "index.exact",
     "IndexStore": "index.store",
@@ -32,6 +37,9 @@ _HOMES = {
     # what a step is
     "IctTask": "tasks.ict",
     "PretrainTask": "tasks.pretrain",
+    "OpenQaTask": "tasks.open_qa",
+    # a run, opened to be asked
+    "open_trained": "trained",
 }
 
 __all__ = ["__version__", *_HOMES]
