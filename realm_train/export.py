@@ -25,7 +25,7 @@ from realm_train.index.faiss import write_exported
 from realm_train.index.snapshot import tower_hash
 from realm_train.index.store import IndexStore
 from realm_train.models.encoder import has_segments
-from realm_train.models.exported_tower import head_code, model_args, save_span_reader, save_tower
+from realm_train.models.exported_tower import head_code, model_args, save_span_reader, save_tokenizer, save_tower
 from realm_train.models.towers import Tower
 from realm_train.trained import Trained, open_trained
 
@@ -155,7 +155,7 @@ def save_readers(trained: Trained, folder: Path) -> dict[str, str]:
 def add_to_reader(trained: Trained, folder: Path, model: nn.Module, card: str) -> None:
     """The tokenizer and the card of a reader."""
     longest = trained.cfg.query_length + trained.cfg.passage_length
-    tokenizer_of(trained.corpus, max_length=longest, segments=has_segments(model)).save_pretrained(folder)
+    save_tokenizer(tokenizer_of(trained.corpus, max_length=longest, segments=has_segments(model)), folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -223,8 +223,9 @@ def facts(trained: Trained) -> dict[str, Any]:
         "corpus": trained.corpus.folder.name,
         "corpus_hash": trained.corpus.hash,
         "passages": trained.corpus.count,
-        "tokenizer": Path(manifest["tokenizer"]["name"]).name,
+        "tokenizer": "/".join(Path(manifest["tokenizer"]["name"]).parts[-2:]),
         "score_scale": trained.towers.scale,
+        "vectors": f"encoded in {trained.precision}, kept as {trained.cfg.refresh.dtype}",
         "exported": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -30,7 +30,7 @@ def save_tower(tower: Tower, folder: Path, *, tokenizer: Any, max_length: int) -
     from safetensors.torch import save_file
 
     tower.encoder.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     head = {f"{name}.{key}": value for name, layer in head_layers(tower) for key, value in layer.state_dict().items()}
     save_file(_plain(head), folder / "head.safetensors")
     modules = [("Transformer", {}, {}), ("Pooling", _pooling(tower), {}), *_behind_pooling(tower)]
@@ -58,6 +58,14 @@ def save_tower(tower: Tower, folder: Path, *, tokenizer: Any, max_length: int) -
             "similarity_fn_name": "dot",
         },
     )
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Writes a fast tokenizer under the name of its class that releases 4 and 5 of transformers both know."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    _write(path, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
 
 
 def save_span_reader(reader: SpanReader, folder: Path) -> None:

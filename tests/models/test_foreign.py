@@ -13,8 +13,10 @@ from tiny_models import BERT, SIZE
 from realm_train.build import build
 from realm_train.command import CONF, compose
 from realm_train.errors import BadInput
+from realm_train.export import tokenizer_of
 from realm_train.models.dpr import dpr_towers
 from realm_train.models.encoder import load_encoder
+from realm_train.models.exported_tower import save_tower
 from realm_train.models.sentence_transformer import sentence_transformer_towers
 from realm_train.tasks.encode import passage_encoder
 
@@ -158,6 +160,10 @@ def test_every_head_gives_the_librarys_vectors(tmp_path, corpus, tokenizer, enco
     expected = their_vectors(library(str(tmp_path / "theirs")), texts(corpus))
     torch.testing.assert_close(vectors(towers.passage, corpus), expected, rtol=0, atol=1e-5)
     assert towers.dim == expected.shape[1]
+    own = tokenizer_of(corpus, max_length=96, segments=True)
+    save_tower(towers.passage, tmp_path / "ours", tokenizer=own, max_length=96)
+    again = their_vectors(library(str(tmp_path / "ours")), texts(corpus))
+    torch.testing.assert_close(again, expected, rtol=0, atol=1e-5)
 
 
 def test_a_new_projection_follows_the_head(tokenizer_folder, corpus):
@@ -165,6 +171,11 @@ def test_a_new_projection_follows_the_head(tokenizer_folder, corpus):
     found = vectors(towers.passage, corpus)
     assert found.shape == (len(ROWS), 7) and towers.query is not towers.passage
     torch.testing.assert_close(found.mean(dim=1), torch.zeros(len(ROWS)), rtol=0, atol=1e-5)  # LayerNorm
+
+
+def test_dpr_has_two_towers(dpr_folders):
+    with pytest.raises(BadInput, match="got shared=true, but DPR has two encoders"):
+        dpr_towers(*dpr_folders[0], shared=True)
 
 
 def test_other_poolings_and_parts_are_refused(tmp_path, tokenizer, encoder_folder):
