@@ -31,6 +31,7 @@ ROBERTA += " num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64
 HEADS = {
     "shared": ["refresh.dtype=float32"],
     "untied": ["model.towers.shared=false", "model.towers.scale=0.5", "refresh.dtype=float32"],
+    "contriever": ["model.towers.dim=null", "model.towers.norm=none", "model.towers.pooling=mean"],
     "mean-l2": ["model.towers.dim=null", "model.towers.norm=l2", "model.towers.pooling=mean"],
     "pooler-eps": [
         *("model.towers.pooling=pooler", "model.towers.encoder.pooler=true", "model.towers.norm_eps=1e-3"),

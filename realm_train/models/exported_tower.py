@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def model_args(tower: Tower) -> dict[str, bool]:
 def _behind_pooling(tower: Tower) -> Iterator[tuple[str, dict, dict[str, Tensor]]]:
     """Modules of sentence-transformers, their configuration and weights."""
     layers = [layer for _, layer in head_layers(tower)]
-    for layer, following in zip(layers, [*layers[1:], None], strict=True):
+    for layer, following in pairwise([*layers, None]):
         if isinstance(layer, nn.Linear):
             activation = nn.Identity() if _is_own_module(following) else following
             yield _dense(layer.weight, layer.bias, activation)
