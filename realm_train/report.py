@@ -39,7 +39,8 @@ def write_report(folder: Path, *, console: Console) -> dict[str, Any]:
     write(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     write(folder / "report.html", page(run, report))
     console.print(verdict(run)[1], style="bold", markup=False, highlight=False)
-    for name, value in scalars({name: report[name] for name in ("ict", "realm", "index", "seconds")}).items():
+    shown = [name for name in ("ict", "realm", "open_qa", "index", "seconds") if name in report]
+    for name, value in scalars({name: report[name] for name in shown}).items():
         console.print(f"  {name:<28} {short(value)}", markup=False, highlight=False)
     console.print(f"{folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     return report

@@ -131,7 +131,9 @@ def origin(run: Run, report: Mapping[str, Any]) -> Iterator[str]:
         "Data: what was read, kept and skipped": table(flat(data)),
         "Versions": table(versions),
         "Seconds by stage": table(report["seconds"]),
-        "Everything in report.json": table(flat({k: report[k] for k in ("ict", "realm", "index")})),
+        "Everything in report.json": table(
+            flat({k: report[k] for k in ("ict", "realm", "open_qa", "index") if k in report})
+        ),
         "Configuration": f"<pre>{escape(run.config)}</pre>" if run.config else "",
         "More": table(flat(provenance)),
     }

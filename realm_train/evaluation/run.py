@@ -32,9 +32,17 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether pretraining ended and was evaluated afterwards."""
-        steps = self.provenance.get("stages", {}).get("pretrain", {}).get("steps")
+        """Whether pretraining ended and was evaluated afterwards, or fine-tuning ended."""
+        stages = self.provenance.get("stages", {})
+        if self.fine_tuning:
+            return "open_qa" in stages
+        steps = stages.get("pretrain", {}).get("steps")
         return steps is not None and len(self.heldout) > 1 and self.heldout[-1]["step"] >= steps
+
+    @property
+    def fine_tuning(self) -> bool:
+        """Whether this is the fine-tuning of another run."""
+        return any(event["stage"] == "open_qa" for event in self.events)
 
     @cached_property
     def _curves(self) -> dict[tuple[str, str], dict[int, Number]]:

@@ -25,6 +25,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "ict": _known(_ict(run)),
         "realm": _known(_realm(run)),
         "index": _known(_index(run)),
+        **({"open_qa": _open_qa(run)} if run.fine_tuning else {}),
     }
 
 
@@ -32,7 +33,7 @@ def seconds(run: Run) -> dict[str, Number]:
     """Wall clock by stage, and in all; a stage that has not ended counts from its first to its last event."""
     stages = dict(run.provenance.get("stages", {}))
     spent: dict[str, Number] = dict(stages.pop("prepare", {}))
-    for stage in ("ict", "mlm", "pretrain"):
+    for stage in ("ict", "mlm", "pretrain", "open_qa"):
         times = [event["time"] for event in run.events if event["stage"] == stage]
         if stage in stages:
             spent[stage] = stages[stage]["seconds"]
@@ -74,6 +75,8 @@ def _ratio_error(gains: Sequence[Number], masks: Sequence[int] | None) -> Number
 
 def verdict(run: Run) -> tuple[str, str]:
     """(`learnt` | `unclear` | `nothing` | `unfinished`, the sentence that says so)."""
+    if run.fine_tuning:
+        return _fine_tuned(run)
     if len(run.heldout) < 2:
         return "unfinished", "Too early to tell: this run has not been evaluated before and after pretraining yet."
     first, last = run.heldout[0]["metrics"], run.heldout[-1]["metrics"]
@@ -101,6 +104,32 @@ def verdict(run: Run) -> tuple[str, str]:
         f"It learnt to look things up: what it retrieves makes each hidden word piece {math.exp(end):.2f} times as"
         f" likely ({math.exp(start):.2f} times before training)."
     )
+
+
+def _fine_tuned(run: Run) -> tuple[str, str]:
+    """How fine-tuning went; what it is worth, evaluation says, which has intervals."""
+    found = _open_qa(run)
+    if not run.finished:
+        return "unfinished", "Too early to tell: this fine-tuning has not ended yet."
+    if "exact_match" not in found:
+        return "unclear", "Fine-tuned, without a look at held-out questions: python -m realm_train.evaluate tells more."
+    match, recall = found["exact_match"], found["recall@5"]
+    return "unclear", (
+        f"Fine-tuned: of the held-out questions it answers {match['end']:.1%} ({match['start']:.1%} before training),"
+        f" and finds an answer in 5 passages for {recall['end']:.1%} ({recall['start']:.1%});"
+        " python -m realm_train.evaluate tells it with intervals."
+    )
+
+
+def _open_qa(run: Run) -> dict[str, Any]:
+    """The first and the last look at held-out questions, and the loss."""
+    loss = run.curve("open_qa", "loss")
+    found: dict[str, Any] = {"loss_start": loss[0][1], "loss_end": _mean(loss[-LATE:])} if loss else {}
+    looks = {"exact_match": "qa_exact_match", **{f"recall@{k}": f"qa_recall@{k}" for k in (1, 5, 20)}}
+    for name, metric in looks.items():
+        if curve := run.curve("open_qa", f"heldout/{metric}"):
+            found[name] = {"start": curve[0][1], "end": curve[-1][1]}
+    return found
 
 
 def _ict(run: Run) -> dict[str, Any]:
