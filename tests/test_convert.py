@@ -19,12 +19,13 @@ from published import (
     vector_by_hand,
 )
 
+from realm_train.build import build_towers
 from realm_train.checkpoints import last_checkpoint, weights_of
 from realm_train.command import compose
 from realm_train.convert import convert, main
 from realm_train.errors import BadInput
 from realm_train.index.snapshot import tower_hash
-from realm_train.models.published_realm import read_published
+from realm_train.models.published_realm import BERT_KEYS, read_published
 from realm_train.models.reader import joint_inputs
 from realm_train.trained import Trained, open_trained
 
@@ -129,6 +130,19 @@ def test_other_commands_go_on_from_it(converted, corpus, tmp_path):
     assert {*weights} == {"towers", "reader"}
     passage = {k.removeprefix("passage."): v for k, v in weights["towers"].items() if k.startswith("passage.")}
     assert tower_hash(passage) == tower_hash(trained.towers.passage.state_dict())
+
+
+def test_training_goes_on_from_it_with_the_model_of_that_name(converted, corpus, tmp_path):
+    _, trained = converted(saved(tmp_path / "embedder", embedder(seed=0)))
+    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings")
+    words = [f"model.encoder.{name}={CONFIG[name]}" for name in sizes]
+    cfg = compose("train", f"corpus={corpus.folder}", "model=published", "model.towers.dim=10", *words)
+    towers = build_towers(cfg, corpus, weights_of(last_checkpoint(trained.run), "towers")).eval()
+    passages = corpus.sequences(ROWS, 96)
+    with torch.no_grad():
+        assert torch.equal(towers.passage(passages), trained.towers.passage(passages))
+    made, configured = (tower.passage.encoder.config.to_dict() for tower in (trained.towers, towers))
+    assert {name: made[name] for name in BERT_KEYS} == {name: configured[name] for name in BERT_KEYS}
 
 
 def test_the_index_of_another_corpus_is_not_even_read(tmp_path):

@@ -210,6 +210,7 @@ def test_every_model_config_makes_towers_and_a_reader(dpr_folders, encoder_folde
         ],
         "sentence_transformer": [f"model.name={encoder_folder}", f"model.towers.name={tokenizer_folder}"],
         "bert_base": [f"model.name={encoder_folder}"],
+        "published": [f"model.name={encoder_folder}", "model.encoder.hidden_size=24", "model.layers=1"],
         "minilm": [],
         "scratch": [],
     }
