@@ -27,10 +27,8 @@ def main(cfg: DictConfig) -> None:
     """Converts, and says where the run is."""
     sources = list(cfg.source) if isinstance(cfg.source, ListConfig) else [cfg.source]
     run, stage = convert(cfg, [Path(source) for source in sources])
-    print(
-        f"{run}: towers{'' if stage == 'ict' else ' and reader'} as after the stage {stage}; an index of another corpus"
-    )
-    print("in a checkpoint (block_emb) is not taken over: the corpus is encoded when it is first searched")
+    parts = "towers" if stage == "ict" else "towers and reader"
+    print(f"{run}: {parts} as after the stage {stage}; block_emb, the index of another corpus, is never taken over")
 
 
 def convert(cfg: DictConfig, sources: Sequence[Path]) -> tuple[Path, str]:
