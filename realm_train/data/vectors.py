@@ -17,11 +17,10 @@ def save_passages(corpus: Corpus, embeddings: np.ndarray, folder: Path) -> None:
     import datasets
     import pyarrow
 
-    texts = corpus.table.select_columns(["id", "title", "text"])
     flat = np.asarray(embeddings, dtype=np.float32).reshape(-1)  # fp32 stays in its memory map
     column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(flat), embeddings.shape[1])
-    vectors = datasets.Dataset(pyarrow.table({"embeddings": column}))
-    datasets.concatenate_datasets([texts, vectors], axis=1).save_to_disk(folder)
+    table = corpus.table.select(["id", "title", "text"]).append_column("embeddings", column)
+    datasets.Dataset(table).save_to_disk(folder)
 
 
 def write_ids(corpus: Corpus, path: Path) -> None:
