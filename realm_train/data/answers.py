@@ -13,9 +13,10 @@ FLAGS = regex.IGNORECASE | regex.UNICODE | regex.MULTILINE  # as they are judged
 
 
 def answer_runs(tokenizer, answers: Iterable[str]) -> tuple[Run, ...]:
-    """The word pieces of every answer, each once; left out is an answer without any, or with one unknown to the
-    vocabulary, which would stand wherever something else is unknown."""
-    pieces = {tuple(tokenizer.encode(answer.strip(), add_special_tokens=False).ids) for answer in answers}
+    """The word pieces of every answer, each once, as they are at the start of a text and after a space; left out is an
+    answer without any, or with one unknown to the vocabulary, which would stand wherever something else is unknown."""
+    texts = [space + answer.strip() for answer in answers for space in ("", " ")]
+    pieces = {tuple(one.ids) for one in tokenizer.encode_batch(texts, add_special_tokens=False)}
     unknown = tokenizer.token_to_id(getattr(tokenizer.model, "unk_token", None) or "")
     return tuple(np.array(run, dtype=np.int64) for run in sorted(pieces) if run and unknown not in run)
 
@@ -35,9 +36,9 @@ def occurrences(
     """Passage, first piece and last piece of every place where an answer stands as whole words, each place once."""
     count, width = bodies.shape
     columns = np.arange(width)
-    # a word ends before a piece that starts one, and at the end of the body
+    # a word ends before a piece that starts one, and at both ends of the body
     ends_before = np.ones((count, width + 1), dtype=bool)
-    ends_before[:, :width] = word_starts[bodies] | (columns >= lengths[:, None])
+    ends_before[:, 1:width] = (word_starts[bodies] | (columns >= lengths[:, None]))[:, 1:]
     found = [np.empty((0, 3), dtype=np.int64)]
     for run in runs:
         size = len(run)

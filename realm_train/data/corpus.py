@@ -67,12 +67,7 @@ class Corpus:
     @cached_property
     def word_starts(self) -> np.ndarray:
         """Whether a word piece begins a word: [V] bool."""
-        model = json.loads(self.tokenizer.to_str())["model"]
-        inside = model.get("continuing_subword_prefix") if model["type"] == "WordPiece" else None
-        starts = np.ones(self.tokenizer.get_vocab_size(with_added_tokens=True), dtype=bool)
-        for piece, number in self.tokenizer.get_vocab(with_added_tokens=False).items():
-            starts[number] = not piece.startswith(inside) if inside else piece.startswith(("Ġ", "▁"))
-        return starts
+        return word_starts(self.tokenizer)
 
     @cached_property
     def tokenizer(self):
@@ -230,6 +225,18 @@ class Corpus:
     def passages(self, first: int, last: int) -> dict[str, list]:
         """The same of passages first … last-1, a list for each column; many at once are read much faster."""
         return self.table.slice(int(first), int(last) - int(first)).to_pydict()
+
+
+def word_starts(tokenizer) -> np.ndarray:
+    """Whether each of a `tokenizers.Tokenizer`'s pieces begins a word: [V] bool. Where a space is part of the pieces
+    (byte-level BPE, SentencePiece), so does a punctuation mark, and the first piece of a text may begin one without."""
+    model = json.loads(tokenizer.to_str())["model"]
+    inside = model.get("continuing_subword_prefix") if model["type"] == "WordPiece" else None
+    starts = np.ones(tokenizer.get_vocab_size(with_added_tokens=True), dtype=bool)
+    for piece, number in tokenizer.get_vocab(with_added_tokens=False).items():
+        spaced = piece.startswith(("Ġ", "▁")) or not piece[:1].isalnum()
+        starts[number] = not piece.startswith(inside) if inside else spaced
+    return starts
 
 
 def read_manifest(folder: Path, *, kind: str, made_by: str) -> dict:

@@ -54,7 +54,9 @@ class ClosedBook:
             places = asked.lengths[rows, None] - 1 - masks + torch.arange(masks, device=device)
             at_masks = hidden[torch.arange(len(rows), device=device)[:, None], places]
             logits = self.reader.head(at_masks.flatten(0, 1)).unflatten(0, places.shape).float()
-            best = logits.log_softmax(dim=-1).masked_fill(~self._words.to(device), -torch.inf).max(dim=-1)
+            log_p = logits.log_softmax(dim=-1).masked_fill(~self._words.to(device), -torch.inf)
+            log_p[:, 0] = log_p[:, 0].masked_fill(~self._starts.to(device), -torch.inf)
+            best = log_p.max(dim=-1)
             pieces[rows.cpu()], likelihood[rows.cpu()] = best.indices.cpu(), best.values.cpu()
         return pieces, likelihood.mean(dim=1)
 
@@ -74,3 +76,9 @@ class ClosedBook:
         for piece, number in self.corpus.tokenizer.get_vocab(with_added_tokens=True).items():
             allowed[number] = not piece.startswith(("[", "<")) and any(letter.isalnum() for letter in piece)
         return allowed
+
+    @cached_property
+    def _starts(self) -> Bool[Tensor, " V"]:
+        """Pieces that an answer may begin with."""
+        starts = torch.from_numpy(self.corpus.word_starts)
+        return torch.nn.functional.pad(starts, (0, len(self._words) - len(starts)))

@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
 
 from realm_train.batch import MISSING
 from realm_train.data.answers import answer_runs, occurrences, surfaces
+from realm_train.data.corpus import word_starts
 
 
 def naive(bodies, lengths, runs, word_starts):
@@ -15,7 +20,7 @@ def naive(bodies, lengths, runs, word_starts):
         for run in map(list, runs):
             for start in range(length - len(run) + 1):
                 end = start + len(run)
-                begins = word_starts[body[start]]
+                begins = start == 0 or word_starts[body[start]]
                 ends = end == length or word_starts[body[end]]
                 if body[start:end] == run and begins and ends:
                     found.add((passage, start, end - 1))
@@ -112,3 +117,18 @@ def test_patterns_stand_for_what_they_match():
     assert surfaces(texts, [r"born in"]) == {"Born in", "born IN"}
     assert surfaces(texts, [r"^in\b", r"x*"]) == {"in"}  # a line's beginning; an empty match is nothing
     assert surfaces(texts, [r"\p{Lu}\w+"]) >= {"Born"}  # as evaluation reads patterns
+
+
+def test_answers_are_found_where_a_space_is_part_of_a_piece():
+    """A byte-level vocabulary, as RoBERTa's: after a space, at the start, before a comma, and not within a word."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    text = "Paris, on the Seine, is where Parisians live: in Paris."
+    alphabet = ByteLevel.alphabet()
+    tokenizer.train_from_iterator([text] * 4, BpeTrainer(initial_alphabet=alphabet, show_progress=False))
+    encoding = tokenizer.encode(text)
+    bodies, lengths = np.array([encoding.ids]), np.array([len(encoding.ids)])
+    runs = answer_runs(tokenizer, ["Paris", "Seine", "live"])
+    found = occurrences(bodies, lengths, runs, word_starts(tokenizer))
+    said = [text[encoding.offsets[first][0] : encoding.offsets[last][1]].strip() for _, first, last in found.tolist()]
+    assert said == ["Paris", "Seine", "live", "Paris"]

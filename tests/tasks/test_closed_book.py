@@ -30,7 +30,10 @@ def fillings(reader: Reader, corpus, text: str, *, cut: int) -> list[tuple[float
         log_p = model(input_ids=ids, token_type_ids=segments).logits[0].log_softmax(dim=-1)
         log_p = log_p[[place for place, piece in enumerate(first) if piece == corpus.mask_id]]
         order = log_p.argsort(dim=1, descending=True).tolist()
-        best = [next(piece for piece in row if says_something(corpus, piece)) for row in order]
+        best = [
+            next(piece for piece in row if says_something(corpus, piece) and (mask or corpus.word_starts[piece]))
+            for mask, row in enumerate(order)
+        ]
         mean = sum(float(log_p[mask, piece]) for mask, piece in enumerate(best)) / masks
         found.append((mean, best))
     return found
@@ -64,6 +67,14 @@ def test_special_pieces_and_punctuation_are_never_said(corpus):
         model.masked_lm.cls.predictions.bias[wanted] += 100.0
         model.masked_lm.cls.predictions.bias[corpus.tokenizer.token_to_id("paris")] += 50.0
     assert set(ClosedBook(model, corpus, query_length=30)(TEXTS)) <= {"paris", "paris paris", "paris paris paris"}
+
+
+def test_an_answer_begins_with_a_whole_word(corpus):
+    model = reader()
+    with torch.no_grad():
+        model.masked_lm.cls.predictions.bias[corpus.tokenizer.token_to_id("##ing")] += 100.0
+        model.masked_lm.cls.predictions.bias[corpus.tokenizer.token_to_id("paint")] += 50.0
+    assert set(ClosedBook(model, corpus, query_length=30)(TEXTS)) <= {"paint", "painting", "paintinging"}
 
 
 def test_a_batch_is_its_questions_alone(corpus):
