@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from realm_train.build import build_open_qa, build_reader, build_towers
+from realm_train.callbacks.adoption import Adoption
 from realm_train.callbacks.cold_start import ColdStart
 from realm_train.callbacks.heldout import HeldOut
 from realm_train.callbacks.qa_heldout import QaHeldOut
@@ -80,17 +82,7 @@ def train_realm(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) ->
     sentences = masked_sentences(cfg, corpus, "pretrain", seed=settings.heldout_seed, heldout=True)
     heldout = HeldOut(run, corpus, heldout_batches(sentences, settings.heldout), every=settings.evaluate_every)
     trainer = make_trainer(cfg, run, "pretrain")
-    plan = instantiate(cfg.refresh)
-    refresh = MODES[plan.mode](
-        run,
-        corpus,
-        plan,
-        instantiate(cfg.index),
-        passage_length=cfg.passage_length,
-        precision=trainer.precision,
-        index_device=str(trainer.strategy.root_device),
-        heldout=heldout,
-    )
+    refresh = adoption(cfg, run, corpus, trainer, instantiate(cfg.refresh), heldout=heldout)
     # before the live table, which shows what they measure
     trainer.callbacks[:0] = [refresh, heldout, ColdStart(heldout, times_chance=settings.cold_start)]
     task = PretrainTask(realm, retrieval, optimization(settings), per=settings.per)
@@ -114,17 +106,9 @@ def train_open_qa(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) 
         null_begins=questions[:256] if begins else (),
     )
     plan = instantiate(cfg.refresh) if settings.refresh else built_once(cfg)
-    refresh = MODES[plan.mode](
-        run,
-        corpus,
-        plan,
-        instantiate(cfg.index),
-        passage_length=cfg.passage_length,
-        precision=trainer.precision,
-        index_device=str(trainer.strategy.root_device),
-        heldout=heldout if heldout.batches else None,
-        reuse_from=[Path(cfg.ckpt) / "index"],
-    )
+    known = [Path(cfg.ckpt) / "index"]
+    asked = heldout if heldout.batches else None
+    refresh = adoption(cfg, run, corpus, trainer, plan, heldout=asked, reuse_from=known)
     trainer.callbacks[:0] = [refresh, heldout]
     task = OpenQaTask(
         build_open_qa(cfg, corpus, weights),
@@ -136,6 +120,22 @@ def train_open_qa(cfg: DictConfig, run: Path, corpus: Corpus, weights: Weights) 
     )
     examples = QuestionExamples(questions, corpus, query_length=cfg.query_length, seed=cfg.seed)
     fit(trainer, task, examples, cfg, run, "open_qa")
+
+
+def adoption(
+    cfg: DictConfig, run: Path, corpus: Corpus, trainer: pl.Trainer, plan: RefreshPlan, **settings: Any
+) -> Adoption:
+    """The callback that keeps the index as `plan` says; `settings` are those of a stage."""
+    return MODES[plan.mode](
+        run,
+        corpus,
+        plan,
+        instantiate(cfg.index),
+        passage_length=cfg.passage_length,
+        precision=trainer.precision,
+        index_device=str(trainer.strategy.root_device),
+        **settings,
+    )
 
 
 def heldout_questions(cfg: DictConfig, **reading: Any) -> list[Question]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 
 import numpy as np
 import pytest
 import torch
-from tiny_run import overrides, spans_folder, threads  # noqa: F401
+from tiny_run import ends_in_one_line, overrides, spans_folder, threads  # noqa: F401
 
 from realm_train.command import compose
 from realm_train.data.corpus import Corpus
@@ -33,19 +32,9 @@ def record(configured):
 
 
 @pytest.fixture
-def refused(overrides, monkeypatch, capsys):  # noqa: F811
-    """`refused("k=0", …)`: the one line that this command line ends with, and its exit code is 2."""
-
-    def refused(*words: str) -> str:
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        monkeypatch.setattr(sys, "argv", ["plan", *overrides, *QUICK, *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        lines = capsys.readouterr().err.splitlines()
-        assert ended.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: "), lines
-        return lines[0]
-
-    return refused
+def refused(overrides, ends_in_one_line):  # noqa: F811
+    """`refused("k=0", …)`: the one line that this plan ends with."""
+    return lambda *words: ends_in_one_line(main, *overrides, *QUICK, *words)
 
 
 def test_the_bytes_are_those_of_a_version_that_is_published(record, spans_folder, tmp_path):  # noqa: F811

@@ -160,13 +160,12 @@ def opened(monkeypatch) -> Callable[[], None]:
 
 
 @pytest.fixture
-def refused(overrides, tmp_path, monkeypatch, capsys) -> Callable[..., str]:
-    """`refused("k=0", …)`: the one line that this command line ends with, and its exit code is 2."""
-    from realm_train.train import main
+def ends_in_one_line(monkeypatch, capsys) -> Callable[..., str]:
+    """`ends_in_one_line(main, "run=…", …)`: what a command says on these words as it ends with exit code 2."""
 
-    def refused(*words: str, run: str = "run") -> str:
+    def ends_in_one_line(main: Callable[[], None], *words: str) -> str:
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # so that what the command sets ends with the test
-        monkeypatch.setattr(sys, "argv", ["train", f"run={tmp_path / run}", *overrides, *words])
+        monkeypatch.setattr(sys, "argv", ["command", *words])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
@@ -174,7 +173,15 @@ def refused(overrides, tmp_path, monkeypatch, capsys) -> Callable[..., str]:
         assert ended.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: "), lines
         return lines[0]
 
-    return refused
+    return ends_in_one_line
+
+
+@pytest.fixture
+def refused(overrides, tmp_path, ends_in_one_line) -> Callable[..., str]:
+    """`refused("k=0", …)`: the one line that this small run ends with."""
+    from realm_train.train import main
+
+    return lambda *words, run="run": ends_in_one_line(main, f"run={tmp_path / run}", *overrides, *words)
 
 
 def events(run: Path, stage: str | None = None) -> list[dict]:

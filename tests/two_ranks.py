@@ -17,6 +17,13 @@ def on_two_ranks(function: Callable[..., Any], folder: Path, *args: Any) -> list
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
 
 
+def averaged(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What DDP does to the gradients of two ranks; to be called on both."""
+    for value in values.values():
+        dist.all_reduce(value)
+    return {name: value / 2 for name, value in values.items()}
+
+
 def _rank(rank: int, function: Callable[..., Any], folder: Path, args: tuple) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -39,21 +38,11 @@ def tune(given, tmp_path):
 
 
 @pytest.fixture
-def mistaken(given, tmp_path, monkeypatch, capsys):
-    """`mistaken("ckpt=nowhere", …)`: the one line that this fine-tuning ends with, and its exit code is 2."""
+def mistaken(given, tmp_path, ends_in_one_line):
+    """`mistaken("ckpt=nowhere", …)`: the one line that this fine-tuning ends with."""
     from realm_train.train import main
 
-    def mistaken(*words: str) -> str:
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        monkeypatch.setattr(sys, "argv", ["train", "experiment=open_qa", f"run={tmp_path / 'run'}", *given, *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        lines = capsys.readouterr().err.splitlines()
-        assert ended.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: "), lines
-        return lines[0]
-
-    return mistaken
+    return lambda *words: ends_in_one_line(main, "experiment=open_qa", f"run={tmp_path / 'run'}", *given, *words)
 
 
 def part(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from qa_steps import batch_of, questions_over, task_over
 from small_world import gradients
-from two_ranks import on_two_ranks
+from two_ranks import averaged, on_two_ranks
 
 from realm_train.data.corpus import Corpus
 
@@ -23,10 +23,7 @@ def on_a_rank(folder) -> dict[str, torch.Tensor]:
     questions = questions_over(task)[:4]
     task.retrieval.adopt(ShardedIndex([mine], count=index.count, dim=index.dim))
     task.training_step(batch_of(Corpus(folder), questions[2 * rank : 2 * rank + 2]), 0).backward()
-    values = gradients(task)
-    for value in values.values():
-        dist.all_reduce(value)
-    return {name: value / 2 for name, value in values.items()}
+    return averaged(gradients(task))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from small_world import gradients, ict_task, masked_sentences, pretrain_task, random_index
-from two_ranks import on_two_ranks
+from two_ranks import averaged, on_two_ranks
 
 from realm_train.data.corpus import Corpus
 from realm_train.data.ict import ClozePairs
@@ -56,17 +56,10 @@ def on_a_rank(folder) -> dict:
     corpus, rank = Corpus(folder), dist.get_rank()
     results = {}
     for per in ("token", "span"):
-        averaged, masks = pretrain_gradients(corpus, per=per, rank=rank, world=2, micro=2)
-        results[per] = average(averaged)
-    results["ict"] = average(ict_gradients(corpus, rank=rank, world=2))
+        gradients, masks = pretrain_gradients(corpus, per=per, rank=rank, world=2, micro=2)
+        results[per] = averaged(gradients)
+    results["ict"] = averaged(ict_gradients(corpus, rank=rank, world=2))
     return results | {"masks": masks}
-
-
-def average(values: dict) -> dict:
-    """What DDP does to gradients."""
-    for value in values.values():
-        dist.all_reduce(value)
-    return {name: value / 2 for name, value in values.items()}
 
 
 @pytest.fixture(scope="module")
